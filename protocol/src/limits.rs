@@ -1,0 +1,39 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Every ceiling that both sides of the wire keep, each with its reason.
+
+/// Bytes of one frame's header: a little-endian `u32` payload length and a `u8` kind.
+pub const HEADER_BYTES: usize = 5;
+
+/// Largest payload of a data frame, in bytes. 64 KiB keeps a frame within one or two of vsock's own
+/// packets: larger ones gain no throughput and make the receiver hold more.
+pub const DATA_PAYLOAD_MAX: usize = 64 * 1024;
+
+/// Largest control payload that the guest accepts, in bytes. A request carries a whole program of up
+/// to [`CODE_MAX`] bytes plus its environment; twice that leaves room.
+pub const REQUEST_PAYLOAD_MAX: usize = 1024 * 1024;
+
+/// Largest control payload that the host accepts, in bytes. The guest is hostile until proven
+/// otherwise, and decoding may need about twenty times the encoded size (a list of short names):
+/// 64 KiB bounds that to about 1.3 MiB a connection.
+pub const REPLY_PAYLOAD_MAX: usize = 64 * 1024;
+
+/// Largest program text, in bytes: the limit of the `execute` tool.
+pub const CODE_MAX: usize = 512_000;
+
+/// Longest guest path, in bytes: Linux's `PATH_MAX`, which counts the final NUL.
+pub const PATH_MAX: usize = 4095;
+
+/// Longest error text that the guest sends, in bytes. A text is for a person; a longer one is cut.
+pub const FAILURE_TEXT_MAX: usize = 1024;
+
+/// Most bytes of encoded entries in one [`Reply::Entries`](crate::message::Reply::Entries): half of
+/// a reply, so that the entry that crosses the line (a name of 255 bytes and a path) still fits.
+pub const ENTRIES_BATCH_BYTES: usize = REPLY_PAYLOAD_MAX / 2;
+
+// Cross-side invariants, checked when this crate is compiled.
+const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
+const _: () = assert!(DATA_PAYLOAD_MAX <= REPLY_PAYLOAD_MAX);
+const _: () = assert!(ENTRIES_BATCH_BYTES + 2 * PATH_MAX < REPLY_PAYLOAD_MAX);
+const _: () = assert!(FAILURE_TEXT_MAX < REPLY_PAYLOAD_MAX);

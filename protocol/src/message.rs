@@ -1,0 +1,342 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Version 1's operations: what the host may ask of the agent, and what the agent answers.
+//!
+//! Guest paths, program arguments and environment variables are bytes, as they are in Linux.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// One operation, host to guest. What follows it on the connection is said at each variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Answered by [`Reply::Pong`].
+    Ping,
+    /// Look at the image again; answered by [`Reply::Capabilities`].
+    Probe,
+    /// Run a program: [`Reply::Started`], stdout and stderr frames, [`Reply::Ended`]. If
+    /// [`Exec::stdin`] is set, the host sends stdin frames, the last one empty.
+    Exec(Exec),
+    /// Replace a file as a whole: the host sends file frames, the last one empty, the agent answers
+    /// [`Reply::Written`]. The old content stays until the new is complete.
+    WriteFile(WriteFile),
+    /// Read a file: [`Reply::File`], file frames, [`Reply::FileEnd`].
+    ReadFile(ReadFile),
+    /// List a folder: any number of [`Reply::Entries`], then [`Reply::ListEnd`].
+    ListFiles(ListFiles),
+    /// Sync and end the machine; answered by [`Reply::ShuttingDown`].
+    Shutdown,
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// What to run.
+    pub program: Program,
+    /// Variables on top of the agent's clean base (`PATH`, `HOME`, `USER`, `LANG`, ...).
+    pub env: Vec<EnvVar>,
+    /// Working directory; the user's home if absent.
+    pub directory: Option<ByteBuf>,
+    /// Whom to run it as.
+    pub user: User,
+    /// Milliseconds from the start until the agent kills the program's whole process group.
+    pub deadline_ms: Option<u64>,
+    /// Most bytes of stdout and stderr together; beyond it the program is killed.
+    pub output_limit: Option<u64>,
+    /// Whether stdin frames follow; if not, the program reads from `/dev/null`.
+    pub stdin: bool,
+}
+
+/// What an [`Exec`] runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// An argument vector; its first word is looked up in `PATH` unless it holds a slash.
+    Command(Vec<ByteBuf>),
+    /// Source text, run as `interpreter... FILE` from `/tmp/waggle_<id>.<extension>`, which is
+    /// removed on every way out.
+    Code {
+        /// Interpreter and its options.
+        interpreter: Vec<ByteBuf>,
+        /// File name extension without the dot, `[a-z0-9]{1,8}`.
+        extension: String,
+        /// The text, at most [`CODE_MAX`](crate::limits::CODE_MAX) bytes.
+        code: ByteBuf,
+    },
+}
+
+/// One environment variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    /// Name, without `=` and NUL.
+    pub name: ByteBuf,
+    /// Value, without NUL.
+    pub value: ByteBuf,
+}
+
+/// Whom a program runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum User {
+    /// The unprivileged user `sandbox`.
+    Sandbox,
+    /// The guest's root.
+    Root,
+}
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteFile {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// Permission bits; `None` keeps those of the file that is replaced, or 0644.
+    pub mode: Option<u32>,
+    /// Create missing folders above it.
+    pub create_parents: bool,
+    /// Owner of the new file and folders.
+    pub user: User,
+}
+
+/// A file, or a part of it, to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadFile {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// First byte to read.
+    pub offset: u64,
+    /// Most bytes to read; `None` reads to the end.
+    pub length: Option<u64>,
+    /// Whose permissions apply.
+    pub user: User,
+}
+
+/// A folder to list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListFiles {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// Levels to descend: 1 lists the folder itself.
+    pub depth: u32,
+    /// Most entries to return.
+    pub limit: u32,
+    /// Whose permissions apply.
+    pub user: User,
+}
+
+/// One frame of the agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Ends [`Request::Ping`].
+    Pong,
+    /// Ends [`Request::Probe`].
+    Capabilities(Capabilities),
+    /// The program runs; output follows.
+    Started {
+        /// Its process id in the guest, which is also its session and process group.
+        pid: u32,
+    },
+    /// Ends [`Request::Exec`]: the program is gone, and its process group with it.
+    Ended(ExecEnd),
+    /// Ends [`Request::WriteFile`].
+    Written {
+        /// Bytes in the new file.
+        bytes: u64,
+    },
+    /// The file is open; its bytes follow.
+    File(FileInfo),
+    /// Ends [`Request::ReadFile`].
+    FileEnd {
+        /// Bytes sent.
+        bytes: u64,
+    },
+    /// Some of a folder's entries.
+    Entries(Vec<Entry>),
+    /// Ends [`Request::ListFiles`].
+    ListEnd {
+        /// Whether the limit cut the list.
+        truncated: bool,
+        /// Entries that could not be read (vanished, or no permission) and are missing.
+        unreadable: u64,
+    },
+    /// Ends [`Request::Shutdown`]: the machine goes down after this.
+    ShuttingDown,
+    /// Ends any request that could not be done.
+    Failed(Failure),
+}
+
+impl Reply {
+    /// Whether this frame ends its operation. Every operation has exactly one such frame.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        // No wildcard: a new reply has to decide.
+        match self {
+            Self::Pong
+            | Self::Capabilities(_)
+            | Self::Ended(_)
+            | Self::Written { .. }
+            | Self::FileEnd { .. }
+            | Self::ListEnd { .. }
+            | Self::ShuttingDown
+            | Self::Failed(_) => true,
+            Self::Started { .. } | Self::File(_) | Self::Entries(_) => false,
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecEnd {
+    /// What the kernel says of it.
+    pub status: ExitStatus,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Microseconds from before it was spawned until it was reaped.
+    pub wall_us: u64,
+    /// What became of its standard output.
+    pub stdout: StreamTotals,
+    /// What became of its standard error.
+    pub stderr: StreamTotals,
+}
+
+/// A process's exit status, `wait(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+/// Why a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// By itself, or by a signal that the agent did not send.
+    Exited,
+    /// The agent killed it at its deadline.
+    Deadline,
+    /// The agent killed it because its output passed the limit.
+    OutputLimit,
+    /// The kernel killed it because the machine's memory ran out.
+    OutOfMemory,
+}
+
+/// What became of one output stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamTotals {
+    /// Bytes sent to the host.
+    pub sent: u64,
+    /// Whether the program wrote more than was sent, or still held the stream open when it ended.
+    pub cut: bool,
+}
+
+/// An open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Size in bytes when it was opened.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, in nanoseconds since the Unix epoch.
+    pub modified_ns: i64,
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Path relative to the listed folder: any bytes but NUL, newlines included.
+    pub name: ByteBuf,
+    /// What it is; a symbolic link is not followed.
+    pub kind: FileKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, in nanoseconds since the Unix epoch.
+    pub modified_ns: i64,
+}
+
+/// What a folder's entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, FIFO or socket.
+    Special,
+}
+
+/// What the agent found in its image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// `python3`, else `python`: absolute path.
+    pub python: Option<ByteBuf>,
+    /// `pip3`, else `pip`: absolute path.
+    pub pip: Option<ByteBuf>,
+    /// Whether that Python can make virtual environments (`venv` and `ensurepip` are there).
+    pub python_venv: bool,
+    /// `node`: absolute path.
+    pub node: Option<ByteBuf>,
+    /// `npm`: absolute path.
+    pub npm: Option<ByteBuf>,
+    /// Which system package managers exist.
+    pub package_managers: Vec<PackageManager>,
+    /// Whether `sandbox` programs in fact run as root (the image maps them so).
+    pub user_is_root: bool,
+    /// `PATH` that programs get.
+    pub path: ByteBuf,
+}
+
+/// A system package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PackageManager {
+    /// Alpine's `apk`.
+    Apk,
+    /// Debian's `apt-get`.
+    AptGet,
+    /// Fedora's `dnf`.
+    Dnf,
+    /// `yum`.
+    Yum,
+    /// SUSE's `zypper`.
+    Zypper,
+}
+
+/// Why an operation could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub code: FailureCode,
+    /// For people: lower case, carries the values; at most
+    /// [`FAILURE_TEXT_MAX`](crate::limits::FAILURE_TEXT_MAX) bytes.
+    pub message: String,
+}
+
+/// The kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureCode {
+    /// The file, folder or program does not exist.
+    NotFound,
+    /// A folder stands where a file was asked for.
+    IsDirectory,
+    /// A file stands where a folder was asked for, or within the path.
+    NotDirectory,
+    /// A device, FIFO or socket stands where a regular file was asked for.
+    NotRegular,
+    /// The user may not.
+    PermissionDenied,
+    /// The path is relative, too long or holds a NUL.
+    InvalidPath,
+    /// The disk is full.
+    NoSpace,
+    /// The program could not be started.
+    SpawnFailed,
+    /// The request is well-formed but its values are not acceptable.
+    InvalidRequest,
+    /// This agent does not know the operation.
+    Unsupported,
+    /// Anything else that the kernel refused; the message carries its text.
+    Io,
+}
