@@ -1,0 +1,166 @@
+# shellcheck shell=sh disable=SC2034,SC2164
+# SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+# SPDX-License-Identifier: Apache-2.0
+# ./dev images: Debian's packages become read-only EROFS roots, without a container engine.
+#
+#   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst --pack + agent--> images/NAME-HASH.erofs
+#
+# A tree is made once for each content of its recipe; the agent is laid over it when it is packed.
+# Sourced by ./dev.
+
+ALL_IMAGES='base python node shell'
+RECIPES=$ROOT/images/recipes
+TREES=$CACHE/trees
+
+# The key of an image's tree: a hash of all that goes into it (but for the day's state of Debian's archive).
+# Those on top of base take in base's content, so all images share one base, also after it is built anew.
+tree_key() {
+    {
+        echo "tree 1 $IMAGE_SUITE"
+        [ "$1" = base ] || echo "on base ${base_sha:?}"
+        for part in "$RECIPES/dpkg.cfg" "$RECIPES/finish.sh" "$RECIPES/$1/packages" "$RECIPES/$1/customize.sh"; do
+            sha256_of "$part"
+        done
+    } | sha256sum | cut -c1-16
+}
+
+tree_file() { printf '%s/%s-%s.tar.zst\n' "$TREES" "$1" "$(tree_key "$1")"; }
+
+# Debian's mirrors: those of the host if it is set up for the same suite, else Debian's own.
+mirror_lines() {
+    # shellcheck disable=SC2016 # apt, not the shell, fills these in
+    targets=$(apt-get indextargets --format '$(LABEL)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)' \
+        'Created-By: Packages' 2>/dev/null || :)
+    main=$(printf '%s\n' "$targets" | awk -F'|' -v s="$IMAGE_SUITE" '$1 == "Debian" && $2 == s && $3 == "main" { print $4; exit }')
+    security=$(printf '%s\n' "$targets" |
+        awk -F'|' -v s="$IMAGE_SUITE-security" '$1 == "Debian-Security" && $2 == s && $3 == "main" { print $4; exit }')
+    main=${WAGGLE_DEBIAN_MIRROR:-${main:-http://deb.debian.org/debian}}
+    security=${WAGGLE_DEBIAN_SECURITY_MIRROR:-${security:-http://deb.debian.org/debian-security}}
+    signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
+    printf 'deb %s %s %s main\n' "$signed" "$main" "$IMAGE_SUITE" "$signed" "$main" "$IMAGE_SUITE-updates" \
+        "$signed" "$security" "$IMAGE_SUITE-security"
+}
+
+# in_userns COMMAND...: runs it as root, or as the root of a user namespace with the user's subordinate ids.
+in_userns() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else mmdebstrap --unshare-helper "$@"; fi
+}
+
+check_userns() {
+    [ "$(id -u)" -ne 0 ] || return 0
+    user=$(id -un)
+    if ! grep -q "^$user:" /etc/subuid || ! grep -q "^$user:" /etc/subgid; then
+        die "user $user has no subordinate ids, which building images needs; give some with:
+  sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
+    fi
+    in_userns true || die "this kernel lets user $user make no user namespace (see above); run ./dev images as root instead"
+}
+
+# make_tree NAME [BASE_TREE]: one image's package tree into the cache.
+# shellcheck disable=SC2016 # mmdebstrap gives its hooks their $1
+make_tree() {
+    name=$1 base=${2:-} out=$(tree_file "$1")
+    work=$(mktemp -d "$CACHE/work-XXXXXX")
+    # shellcheck disable=SC2064 # this work folder, now
+    trap "rm -rf '$work'" EXIT
+    packages=$(grep -v '^#' "$RECIPES/$name/packages" | paste -sd,)
+    mirror_lines >"$work/sources.list"
+    # Hook paths are words of a shell line: name them without spaces.
+    cp "$RECIPES/$name/customize.sh" "$RECIPES/finish.sh" "$RECIPES/dpkg.cfg" "$work/"
+    cd "$work"
+    set -- --format=tar --skip=check/empty --include="$packages" --dpkgopt=dpkg.cfg \
+        --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
+        --aptopt='Acquire::Retries "3"'
+    # How the host reaches its mirrors. finish.sh removes it from the image.
+    apt-config dump Acquire::Check-Valid-Until Acquire::Check-Date Acquire::http::Proxy Acquire::https::Proxy \
+        >host-apt.conf 2>/dev/null || :
+    while read -r line; do set -- "$@" --aptopt="${line%;}"; done <host-apt.conf
+    if [ "$(id -u)" -eq 0 ]; then set -- --mode=root "$@"; else set -- --mode=unshare "$@"; fi
+    if [ -n "$base" ]; then
+        zstd -q -d -c "$base" >base.tar
+        set -- --variant=custom --setup-hook='tar-in base.tar /' "$@"
+    else
+        set -- --variant=minbase "$@"
+    fi
+    mmdebstrap "$@" \
+        --customize-hook='copy-in customize.sh finish.sh /tmp' \
+        --customize-hook='chroot "$1" env HOME=/root sh /tmp/customize.sh' \
+        --customize-hook='chroot "$1" env HOME=/root sh /tmp/finish.sh' \
+        --customize-hook='rm -f "$1/tmp/customize.sh" "$1/tmp/finish.sh" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"' \
+        --customize-hook='copy-in dpkg.cfg /etc/dpkg/dpkg.cfg.d' \
+        --customize-hook='mv "$1/etc/dpkg/dpkg.cfg.d/dpkg.cfg" "$1/etc/dpkg/dpkg.cfg.d/waggle"' \
+        "$IMAGE_SUITE" tree.tar - <sources.list
+    # Device nodes cannot be unpacked again in a user namespace.
+    mmtarfilter --path-exclude='/dev/*' <tree.tar >plain.tar
+    zstd -q -3 -T0 -f plain.tar -o tree.tar.zst
+    mv -f tree.tar.zst "$out"
+    cd "$ROOT"
+}
+
+# pack_image NAME KEY AGENT_SHA256: tree and agent become the image's EROFS file.
+pack_image() {
+    agent=$GUEST_OUT/waggle-guest
+    packed=$(mktemp "$IMAGE_DIR/.packing-XXXXXX")
+    staged=$(mktemp -d "$CACHE/work-XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$packed' '$staged'" EXIT
+    tar -c -f "$staged/agent.tar" --owner=root:0 --group=root:0 --mode=0755 --transform='s,^.*$,./usr/libexec/waggle/waggle-guest,' \
+        -C "$GUEST_OUT" waggle-guest
+    [ "$(sha256_of "$agent")" = "$3" ] || die "$agent changed while it was being packed: run ./dev images again"
+    zstd -q -d -c "$(tree_file "$1")" >"$staged/tree.tar"
+    cp "$ROOT/tools/pack-erofs.sh" "$staged/pack.sh"
+    pack=$(cat "$staged/pack.sh")
+    cat "$staged/tree.tar" "$staged/agent.tar" | in_userns sh -c "$pack" >"$packed"
+    [ -s "$packed" ] || die "packing $1 gave an empty file"
+    "$(python)" "$ROOT/tools/image_index.py" put "$IMAGE_DIR" "$1" "$2" "$packed" "$3"
+}
+
+# build_images [--rebuild] [NAME...]
+build_images() {
+    rebuild=
+    wanted=
+    for word in "$@"; do
+        case $word in
+        --rebuild) rebuild=1 ;;
+        base | python | node | shell) wanted="$wanted $word" ;;
+        *) die "no image recipe named '$word' (there are: $ALL_IMAGES)" ;;
+        esac
+    done
+    wanted=${wanted:-$ALL_IMAGES}
+    [ -x "$GUEST_OUT/waggle-guest" ] || build_guest
+    mkdir -p "$IMAGE_DIR" "$TREES"
+    check_userns
+    lock images
+    agent_sha=$(sha256_of "$GUEST_OUT/waggle-guest")
+    base_tree=$(tree_file base)
+    case "$rebuild $wanted " in 1*' base '*) rm -f "$base_tree" ;; esac
+    [ -f "$base_tree" ] || step "package tree of image base" make_tree base
+    base_sha=$(sha256_of "$base_tree")
+    for image in $wanted; do
+        tree=$(tree_file "$image")
+        if [ "$image" != base ]; then
+            [ -z "$rebuild" ] || rm -f "$tree"
+            [ -f "$tree" ] || step "package tree of image $image" make_tree "$image" "$base_tree"
+        fi
+        key=$( (sha256_of "$ROOT/tools/pack-erofs.sh"; sha256_of "$tree"; echo "$agent_sha") | sha256sum | cut -c1-16)
+        if "$(python)" "$ROOT/tools/image_index.py" current "$IMAGE_DIR" "$image" "$key"; then
+            say "    image $image is current"
+        else
+            step "EROFS root of image $image" pack_image "$image" "$key" "$agent_sha"
+        fi
+    done
+    "$(python)" "$ROOT/tools/image_index.py" prune "$IMAGE_DIR"
+    prune_trees
+    unlock
+}
+
+# Trees of older recipes, and what an interrupted run left.
+prune_trees() {
+    find "$CACHE" -maxdepth 1 -name 'work-*' -mmin +120 -exec rm -rf {} +
+    for old in "$TREES"/*.tar.zst; do
+        stem=${old##*/}
+        case " $ALL_IMAGES " in
+        *" ${stem%-*} "*) [ "$old" = "$(tree_file "${stem%-*}")" ] || rm -f "$old" ;;
+        esac
+    done
+}
