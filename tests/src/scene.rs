@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The usual stage of a test: a server, a client connected to it, and short words for what tests do.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{Client, Sdk, Server, Settings, ToolResult};
+
+/// A server and a client.
+pub struct Scene {
+    /// The server.
+    pub server: Server,
+    /// An SDK 2.3 client over HTTP.
+    pub client: Client,
+}
+
+impl Scene {
+    /// Starts a server with the tests' usual settings.
+    pub async fn open() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    /// Starts a server.
+    pub async fn with(settings: Settings) -> Self {
+        let server = Server::start(settings).await;
+        let client = Client::http(Sdk::V2, &server.url()).await;
+        Self { server, client }
+    }
+
+    /// Creates an environment and gives its id.
+    pub async fn create(&self, runtime: &str) -> String {
+        create(&self.client, runtime).await
+    }
+
+    /// Destroys an environment.
+    pub async fn destroy(&self, environment: &str) {
+        let arguments = json!({"environment_id": environment});
+        let destroyed = self
+            .client
+            .call("destroy_environment", arguments)
+            .await
+            .done();
+        assert_eq!(destroyed["status"], "destroyed");
+    }
+
+    /// Runs code in an environment.
+    pub async fn execute(&self, environment: &str, code: &str) -> Value {
+        let arguments = json!({"environment_id": environment, "code": code});
+        self.client.call("execute", arguments).await.done()
+    }
+
+    /// Runs code that must exit with 0 and write nothing to stderr; gives its stdout.
+    pub async fn output(&self, environment: &str, code: &str) -> String {
+        let result = self.execute(environment, code).await;
+        assert_eq!(result["exit_code"], 0, "{result}");
+        assert_eq!(result["stderr"], "", "{result}");
+        result["stdout"]
+            .as_str()
+            .expect("stdout is text")
+            .to_owned()
+    }
+
+    /// Calls a tool on an environment with further arguments.
+    pub async fn call(&self, environment: &str, tool: &str, mut arguments: Value) -> ToolResult {
+        arguments["environment_id"] = environment.into();
+        self.client.call(tool, arguments).await
+    }
+
+    /// The environments that the server lists.
+    pub async fn list(&self) -> Vec<Value> {
+        let listed = self
+            .client
+            .call("list_environments", json!({}))
+            .await
+            .done();
+        let environments = listed["environments"].as_array().expect("a list").clone();
+        assert_eq!(listed["count"], environments.len());
+        environments
+    }
+
+    /// The listed status of an environment, if it is listed.
+    pub async fn status(&self, environment: &str) -> Option<String> {
+        let listed = self.list().await;
+        let entry = listed
+            .iter()
+            .find(|entry| entry["environment_id"] == environment)?;
+        entry["status"].as_str().map(str::to_owned)
+    }
+
+    /// Closes the client, stops the server, and checks that nothing is left.
+    pub async fn close(self) {
+        self.client.close().await;
+        self.server.stop(Signal::SIGTERM).await;
+    }
+}
+
+/// Creates an environment through any client and gives its id.
+pub async fn create(client: &Client, runtime: &str) -> String {
+    let created = client
+        .call("create_environment", json!({"runtime": runtime}))
+        .await
+        .done();
+    assert_eq!(created["runtime"], runtime);
+    assert_eq!(created["status"], "running");
+    created["environment_id"]
+        .as_str()
+        .expect("an id")
+        .to_owned()
+}

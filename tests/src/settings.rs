@@ -1,0 +1,35 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Where the tests find the product and its parts: the environment that `./dev test` sets.
+
+use std::path::PathBuf;
+
+/// The product's program.
+pub const BIN: &str = "WAGGLE_BIN";
+/// Kernel, boot disk and device programs.
+pub const LIB_DIR: &str = "WAGGLE_LIB_DIR";
+/// Bootable images.
+pub const IMAGE_CACHE_DIR: &str = "WAGGLE_IMAGE_CACHE_DIR";
+/// Which accelerator machines use.
+pub const ACCELERATOR: &str = "WAGGLE_ACCELERATOR";
+/// Where a server keeps its state.
+pub const DATA_DIR: &str = "WAGGLE_DATA_DIR";
+
+/// A path that the environment must name.
+///
+/// # Panics
+/// If it does not: the tests cannot run without.
+#[must_use]
+pub fn path(variable: &str) -> PathBuf {
+    let Some(value) = std::env::var_os(variable).filter(|value| !value.is_empty()) else {
+        panic!("{variable} is not set: run the tests by `./dev test`, which builds and sets it");
+    };
+    let path = PathBuf::from(value);
+    assert!(
+        path.exists(),
+        "{variable} names {}, which does not exist: run the tests by `./dev test`",
+        path.display()
+    );
+    path
+}
