@@ -71,7 +71,6 @@ impl ToolResult {
     ///
     /// # Panics
     /// If it did not.
-    #[must_use]
     #[track_caller]
     pub fn done(self) -> Value {
         assert!(!self.is_error, "the call failed: {}", self.text);
@@ -82,7 +81,6 @@ impl ToolResult {
     ///
     /// # Panics
     /// If it was not.
-    #[must_use]
     #[track_caller]
     pub fn refused(self) -> String {
         assert!(

@@ -214,8 +214,7 @@ impl Server {
     /// is left.
     pub async fn stop(mut self, signal: Signal) {
         let family = self.descendants();
-        let pid = self.pid().expect("the server still runs");
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        self.signal(signal);
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status
             .expect("the server ends in time")
@@ -229,6 +228,13 @@ impl Server {
         let left: Vec<_> = family.iter().filter(|process| process.is_alive()).collect();
         assert!(left.is_empty(), "the server left processes: {left:#?}");
         self.check_clean();
+    }
+
+    /// Sends it a signal. A server that already ended is no matter.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
     }
 
     fn check_clean(&self) {
@@ -261,7 +267,7 @@ impl Drop for Server {
     }
 }
 
-/// Everything below a folder except folders, and except lock files that outlive their use by design.
+/// Everything below a folder that is not itself a folder.
 #[must_use]
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {

@@ -147,7 +147,7 @@ async fn code_runs_as_sandbox_from_a_file_that_is_removed() {
     scene.execute(&id, "raise SystemExit(3)").await;
     scene.execute(&id, "import os; os.abort()").await;
     let arguments = json!({"code": "while True: pass", "timeout_seconds": 1});
-    let _ = scene.call(&id, "execute", arguments).await.refused();
+    scene.call(&id, "execute", arguments).await.refused();
     let listed = scene
         .call(&id, "list_files", json!({"path": "/tmp"}))
         .await

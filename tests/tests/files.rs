@@ -1,0 +1,293 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Files of real machines: any bytes in, the same bytes out; parts of files; folders whose names
+//! would break a script.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "JSON gives null for what is absent; anything else that is missing fails the test"
+)]
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use waggle_tests::{Scene, machines};
+
+/// Every byte value, in every order of two neighbours that matters, and no valid UTF-8.
+fn all_bytes(length: usize) -> Vec<u8> {
+    let bytes = (0..length).map(|n| n.wrapping_mul(167).wrapping_add(n >> 8).to_le_bytes()[0]);
+    [0, 0xff, 0xfe, b'\n', b'\r', b'\n', 0x80]
+        .into_iter()
+        .chain(bytes)
+        .collect()
+}
+
+async fn sha256_in_guest(scene: &Scene, id: &str, path: &str) -> String {
+    let code =
+        format!("import hashlib\nprint(hashlib.sha256(open({path:?},'rb').read()).hexdigest())");
+    scene.output(id, &code).await.trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn any_bytes_go_in_and_come_out_unchanged() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+
+    // Larger than any frame and any pipe's buffer; parents are created.
+    let bytes = all_bytes(700_001);
+    let path = "/home/sandbox/new/deep/folder/blob.bin";
+    let arguments = json!({"path": path, "content": STANDARD.encode(&bytes), "encoding": "base64"});
+    let written = scene.call(&id, "write_file", arguments).await.done();
+    assert_eq!(
+        written,
+        json!({"status": "written", "path": path, "bytes_written": bytes.len()})
+    );
+
+    // The guest's own view, by an independent road.
+    let code = format!(
+        "data = open({path:?}, 'rb').read()\n\
+         body = bytes((n * 167 + (n >> 8)) & 255 for n in range(700001))\n\
+         print(data == bytes([0, 255, 254, 10, 13, 10, 128]) + body)"
+    );
+    assert_eq!(scene.output(&id, &code).await, "True\n");
+    assert_eq!(sha256_in_guest(&scene, &id, path).await.len(), 64);
+
+    // Not UTF-8, so it comes in base64 unasked, and text that asks for UTF-8 is refused.
+    let read = scene
+        .call(&id, "read_file", json!({"path": path}))
+        .await
+        .done();
+    assert_eq!(read["encoding"], "base64");
+    assert_eq!(read["size"], bytes.len());
+    let content = read["content"].as_str().expect("text");
+    assert!(
+        STANDARD.decode(content).expect("base64") == bytes,
+        "the bytes differ"
+    );
+
+    // What a program writes, a client reads.
+    scene
+        .output(&id, "open('/tmp/raw', 'wb').write(bytes(range(256)) * 2)")
+        .await;
+    let arguments = json!({"path": "/tmp/raw", "encoding": "base64"});
+    let read = scene.call(&id, "read_file", arguments).await.done();
+    let content = STANDARD
+        .decode(read["content"].as_str().expect("text"))
+        .expect("base64");
+    assert_eq!(content, (0..=255).chain(0..=255).collect::<Vec<u8>>());
+
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn text_parts_and_replacement() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let path = "/home/sandbox/ein Name mit 'Zeichen' & 🐝.txt";
+    let read = async |arguments: Value| {
+        let result = scene.call(&id, "read_file", arguments).await;
+        (result.text.clone(), result.done())
+    };
+
+    // Text comes back as text, in the structured content and as the text itself. Line ends, NUL and
+    // a missing newline at the end stay.
+    let text = "Grüße\r\nNUL: \u{0}, 世界\ttab\n\nno newline at the end";
+    let arguments = json!({"path": path, "content": text});
+    let written = scene.call(&id, "write_file", arguments).await.done();
+    assert_eq!(written["bytes_written"], text.len());
+    let (plain, structured) = read(json!({"path": path})).await;
+    let size = text.len();
+    let expected = json!({"content": text, "encoding": "utf-8", "path": path, "size": size});
+    assert_eq!(structured, expected);
+    assert_eq!(plain, text);
+
+    // A part, also past the end; `size` is that of the whole file.
+    let (_, part) = read(json!({"path": path, "offset": 9, "length": 4})).await;
+    assert_eq!(part["content"], "NUL:");
+    assert_eq!(part["size"], size);
+    let (_, part) = read(json!({"path": path, "offset": size - 3, "length": 100})).await;
+    assert_eq!(part["content"], "end");
+    let (_, part) = read(json!({"path": path, "offset": size + 5})).await;
+    assert_eq!(part["content"], "");
+    // A part that cuts a character is not text.
+    let (_, part) = read(json!({"path": path, "offset": 0, "length": 3})).await;
+    assert_eq!(part["encoding"], "base64");
+    assert_eq!(part["content"], STANDARD.encode(&text.as_bytes()[..3]));
+    // Text may be asked for in base64.
+    let (_, part) = read(json!({"path": path, "encoding": "base64"})).await;
+    assert_eq!(part["content"], STANDARD.encode(text));
+
+    // A shorter content replaces the longer as a whole, and keeps the mode.
+    scene
+        .output(&id, &format!("import os; os.chmod({path:?}, 0o750)"))
+        .await;
+    scene
+        .call(&id, "write_file", json!({"path": path, "content": "ab"}))
+        .await
+        .done();
+    let code = format!(
+        "import os; s = os.stat({path:?}); print(oct(s.st_mode & 0o7777), s.st_size, s.st_uid)"
+    );
+    assert_eq!(scene.output(&id, &code).await, "0o750 2 1000\n");
+
+    // Nothing is a content, too.
+    let arguments = json!({"path": "/home/sandbox/empty", "content": ""});
+    assert_eq!(
+        scene.call(&id, "write_file", arguments).await.done()["bytes_written"],
+        0
+    );
+    let (_, empty) = read(json!({"path": "/home/sandbox/empty"})).await;
+    assert_eq!(empty["content"], "");
+    assert_eq!(empty["size"], 0);
+
+    scene.close().await;
+}
+
+/// Names that hold a newline, quotes, a leading dash, bytes that are no UTF-8; ten levels deep.
+const MAKE_TREE: &str = r#"
+import os
+os.chdir("/home/sandbox")
+os.mkdir("tree")
+names = [b"plain.txt", b"new\nline", b"tab\tand 'quotes' \"here\"", b"-rf", b" leading and trailing ",
+         b"back\\slash", b"\xff\xfe.bin", "Gr\u00fc\u00dfe \U0001f41d".encode(), b"%s$(id)`id`"]
+for size, name in enumerate(names):
+    with open(b"tree/" + name, "wb") as f:
+        f.write(b"x" * size)
+    os.chmod(b"tree/" + name, 0o640)
+    os.utime(b"tree/" + name, (1000000000, 1000000000))
+path = b"tree"
+for level in range(10):
+    path += b"/level\n%d" % level
+    os.mkdir(path)
+open(path + b"/bottom", "wb").write(b"12345")
+os.mkdir("tree/empty")
+os.symlink("/etc/passwd", "tree/link")
+os.chmod("tree/empty", 0o1777)
+"#;
+
+fn by_name(listed: &Value) -> BTreeMap<String, Value> {
+    let files = listed["files"].as_array().expect("a list");
+    assert_eq!(listed["count"], files.len());
+    let found: BTreeMap<_, _> = files
+        .iter()
+        .map(|file| {
+            (
+                file["name"].as_str().expect("a name").to_owned(),
+                file.clone(),
+            )
+        })
+        .collect();
+    assert_eq!(found.len(), files.len(), "no name twice: {listed}");
+    found
+}
+
+#[tokio::test]
+async fn lists_any_name_at_any_depth() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    scene.output(&id, MAKE_TREE).await;
+
+    let tree = "/home/sandbox/tree";
+    let listed = scene
+        .call(&id, "list_files", json!({"path": tree}))
+        .await
+        .done();
+    assert_eq!(listed["path"], tree);
+    assert_eq!(listed["truncated"], false);
+    let files = by_name(&listed);
+    let names = [
+        "plain.txt",
+        "new\nline",
+        "tab\tand 'quotes' \"here\"",
+        "-rf",
+        " leading and trailing ",
+        "back\\slash",
+        "\u{fffd}\u{fffd}.bin",
+        "Grüße 🐝",
+        "%s$(id)`id`",
+    ];
+    assert_eq!(files.len(), names.len() + 3, "{:?}", files.keys());
+    for (size, name) in names.iter().enumerate() {
+        let file = files
+            .get(*name)
+            .unwrap_or_else(|| panic!("{name:?} among {:?}", files.keys()));
+        assert_eq!(file["size"], size, "{file}");
+        assert_eq!(file["is_dir"], false, "{file}");
+        assert_eq!(file["mode"], "0640", "{file}");
+        let modified: jiff::Timestamp = file["modified"]
+            .as_str()
+            .expect("a time")
+            .parse()
+            .expect("RFC 3339");
+        assert_eq!(modified.as_second(), 1_000_000_000, "{file}");
+        let raw = name
+            .starts_with('\u{fffd}')
+            .then(|| STANDARD.encode(b"\xff\xfe.bin"));
+        assert_eq!(
+            file.get("name_base64").and_then(Value::as_str),
+            raw.as_deref(),
+            "{file}"
+        );
+    }
+    assert_eq!(files["empty"]["is_dir"], true);
+    assert_eq!(files["empty"]["mode"], "1777");
+    assert_eq!(files["level\n0"]["is_dir"], true);
+    assert_eq!(files["link"]["is_dir"], false, "a link is not followed");
+
+    // Depth counts levels; names are relative to the listed folder.
+    let arguments = json!({"path": tree, "depth": 2});
+    let two = by_name(&scene.call(&id, "list_files", arguments).await.done());
+    assert_eq!(two.len(), files.len() + 1);
+    assert!(two.contains_key("level\n0/level\n1"), "{:?}", two.keys());
+    let arguments = json!({"path": tree, "depth": 12});
+    let all = by_name(&scene.call(&id, "list_files", arguments).await.done());
+    assert_eq!(all.len(), files.len() + 10);
+    let levels: Vec<_> = (0..10).map(|level| format!("level\n{level}")).collect();
+    let bottom = format!("{}/bottom", levels.join("/"));
+    assert_eq!(all[&bottom]["size"], 5);
+
+    // Without a path it is the user's home.
+    let home = scene.call(&id, "list_files", json!({})).await.done();
+    assert_eq!(home["path"], "/home/sandbox");
+    assert!(by_name(&home).contains_key("tree"), "{home}");
+
+    // An empty folder is an empty list, not an error.
+    let arguments = json!({"path": "/home/sandbox/tree/empty"});
+    let empty = scene.call(&id, "list_files", arguments).await.done();
+    assert_eq!(empty["files"], json!([]));
+    assert_eq!(empty["count"], 0);
+
+    scene.close().await;
+}
+
+/// Thousands of entries arrive whole, in many frames, or cut and said to be.
+#[tokio::test]
+async fn lists_many_files() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let code = "import os\nos.mkdir('/tmp/many')\n\
+                for n in range(3000): open(f'/tmp/many/{n:04}-' + 'long' * 20, 'w').close()";
+    scene.output(&id, code).await;
+    let listed = scene
+        .call(&id, "list_files", json!({"path": "/tmp/many"}))
+        .await
+        .done();
+    let found = by_name(&listed);
+    if listed["truncated"] == true {
+        assert!(found.len() >= 500, "cut to {}", found.len());
+    } else {
+        assert_eq!(found.len(), 3000);
+    }
+    assert!(
+        found.keys().all(|name| name.ends_with("longlong")),
+        "whole names"
+    );
+    scene.close().await;
+}
