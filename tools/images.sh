@@ -16,7 +16,7 @@ TREES=$CACHE/trees
 # Those on top of base take in base's content, so all images share one base, also after it is built anew.
 tree_key() {
     {
-        echo "tree 1 $IMAGE_SUITE"
+        echo "tree 2 $IMAGE_SUITE"
         [ "$1" = base ] || echo "on base ${base_sha:?}"
         for part in "$RECIPES/dpkg.cfg" "$RECIPES/finish.sh" "$RECIPES/$1/packages" "$RECIPES/$1/customize.sh"; do
             sha256_of "$part"
@@ -68,19 +68,25 @@ make_tree() {
     # Hook paths are words of a shell line: name them without spaces.
     cp "$RECIPES/$name/customize.sh" "$RECIPES/finish.sh" "$RECIPES/dpkg.cfg" "$work/"
     cd "$work"
-    set -- --format=tar --skip=check/empty --include="$packages" --dpkgopt=dpkg.cfg \
+    set -- --format=tar --skip=check/empty --include="$packages" \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
         --aptopt='Acquire::Retries "3"'
     # How the host reaches its mirrors. finish.sh removes it from the image.
     apt-config dump Acquire::Check-Valid-Until Acquire::Check-Date Acquire::http::Proxy Acquire::https::Proxy \
         >host-apt.conf 2>/dev/null || :
     while read -r line; do set -- "$@" --aptopt="${line%;}"; done <host-apt.conf
+    # Given line by line: a user namespace's root cannot read this folder.
+    grep -v '^#' dpkg.cfg >dpkg-lines
+    while read -r line; do set -- "$@" --dpkgopt="$line"; done <dpkg-lines
     if [ "$(id -u)" -eq 0 ]; then set -- --mode=root "$@"; else set -- --mode=unshare "$@"; fi
     if [ -n "$base" ]; then
         zstd -q -d -c "$base" >base.tar
         set -- --variant=custom --setup-hook='tar-in base.tar /' "$@"
     else
         set -- --variant=minbase "$@"
+        # Spares the package usrmerge, which brings all of Perl.
+        merged=/usr/share/mmdebstrap/hooks/merged-usr
+        if [ -d "$merged" ]; then set -- --hook-dir="$merged" "$@"; fi
     fi
     mmdebstrap "$@" \
         --customize-hook='copy-in customize.sh finish.sh /tmp' \
