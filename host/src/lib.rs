@@ -1,4 +1,20 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Under construction.
+//! The host side of Waggle: everything behind the binary `waggle`.
+//!
+//! From the outside in: [`mcp`] speaks the Model Context Protocol and calls [`service`], which holds
+//! the use cases. A use case finds its environment in [`environment`] and works in it through a
+//! [`session`], the live link to one guest's agent. [`settings`] is what the operator chose,
+//! [`resolve`] how a language becomes a command, [`boot_disk`] the guest programs that this binary
+//! carries.
+
+#![forbid(unsafe_code)]
+
+pub mod boot_disk;
+pub mod environment;
+pub mod mcp;
+pub mod resolve;
+pub mod service;
+pub mod session;
+pub mod settings;

@@ -1,6 +1,186 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Under construction.
+//! The command line of `waggle`: `serve` (Streamable HTTP) and `mcp` (stdio).
+//!
+//! Standard output belongs to the protocol and to the one line that says where the server listens;
+//! logs go to standard error.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use waggle::{
+    boot_disk,
+    environment::Runtime,
+    mcp::{Handler, http, stdio},
+    service::Service,
+    settings::{HttpSettings, Settings},
+};
+use waggle_images::ImageStore;
+use waggle_protocol::boot::{PROBE_ANSWER, PROBE_WORD};
+use waggle_runtime::{Options, Probe, Vmm};
+
+/// Isolated computers for AI agents, over the Model Context Protocol
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Serve MCP over Streamable HTTP at /mcp
+    Serve {
+        #[command(flatten)]
+        settings: Box<Settings>,
+        #[command(flatten)]
+        http: HttpSettings,
+    },
+    /// Serve MCP over standard input and output, for a client that starts this command itself
+    Mcp {
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+}
+
+fn main() -> ExitCode {
+    let line = Line::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WAGGLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(line.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the error's causes hold.
+            let text = format!("{error:#}").replace('\n', "; ");
+            let _ = writeln!(std::io::stderr(), "waggle: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    match command {
+        Command::Serve { settings, http } => {
+            // Before anything slow: a port in use is the operator's likeliest mistake.
+            let listener = tokio::net::TcpListener::bind(http.listen_addr)
+                .await
+                .with_context(|| {
+                    format!(
+                        "cannot listen on {}; choose another --listen-addr",
+                        http.listen_addr
+                    )
+                })?;
+            let Some(service) = until(&stop, open(*settings)).await? else {
+                return Ok(());
+            };
+            let address = listener.local_addr()?;
+            let mut server = http::serve(Handler::new(Arc::clone(&service)), listener);
+            announce(&format!("waggle listening on http://{address}/mcp"));
+            let failure = tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                outcome = server.failed() => outcome.context("the HTTP server failed"),
+            };
+            // First no new work, then no environments, last the answers and sessions: a call under
+            // way gets its error result instead of a broken connection.
+            server.stop_accepting();
+            service.shut_down().await;
+            if failure.is_ok() {
+                server.finish().await;
+            }
+            failure
+        }
+        Command::Mcp { settings } => {
+            let Some(service) = until(&stop, open(*settings)).await? else {
+                return Ok(());
+            };
+            let outcome = stdio::serve(Handler::new(Arc::clone(&service)), stop).await;
+            service.shut_down().await;
+            Ok(outcome?)
+        }
+    }
+}
+
+/// Checks everything that machines need, so that what is missing is said now and not in a call.
+async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
+    settings.validate()?;
+    let data_dir = settings.data_dir()?;
+    let images = ImageStore::open(settings.image_cache_dir()?)?;
+    let mut missing = Vec::new();
+    for runtime in Runtime::ALL {
+        if let Err(error) = images.resolve(settings.image(runtime)) {
+            tracing::warn!(%runtime, %error, "no environments of this runtime can be created");
+            missing.push(error);
+        }
+    }
+    if missing.len() == Runtime::ALL.len() {
+        missing.truncate(1);
+        missing.pop().map_or(Ok(()), Err)?;
+    }
+    let boot_disk = boot_disk::materialize(&data_dir)?;
+    let vmm = Vmm::open(Options {
+        data_dir,
+        lib_dir: settings.lib_dir.clone(),
+        accelerator: settings.accelerator,
+        boot_disk: boot_disk.clone(),
+        probe: Probe {
+            kernel_word: PROBE_WORD.to_owned(),
+            answer: PROBE_ANSWER.to_owned(),
+        },
+    })
+    .await?;
+    tracing::info!(accelerator = ?vmm.accelerator(), "ready for environments");
+    Ok(Service::start(settings, vmm, images, boot_disk))
+}
+
+/// The outcome of `work`, or `None` if the server is asked to stop first.
+async fn until<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        outcome = work => outcome.map(Some),
+        () = stop.cancelled() => Ok(None),
+    }
+}
+
+/// A token that SIGINT or SIGTERM cancels; a second signal ends the process at once.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if first {
+                tracing::info!("stopping; a second signal stops at once");
+                stop.cancel();
+            }
+        }
+        // The kernel kills the machines with us.
+        #[allow(clippy::exit, reason = "the operator insists")]
+        std::process::exit(130);
+    });
+    Ok(token)
+}
+
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

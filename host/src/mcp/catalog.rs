@@ -1,0 +1,232 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The eight tools as clients see them: names, descriptions, annotations, schemas.
+
+use std::sync::Arc;
+
+use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use schemars::{JsonSchema, generate::SchemaSettings, transform::Transform};
+use serde_json::Value;
+
+use super::{arguments, results};
+
+/// A tool's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    CreateEnvironment,
+    DestroyEnvironment,
+    ListEnvironments,
+    Execute,
+    InstallPackages,
+    WriteFile,
+    ReadFile,
+    ListFiles,
+}
+
+impl Name {
+    pub(super) const ALL: [Self; 8] = [
+        Self::CreateEnvironment,
+        Self::DestroyEnvironment,
+        Self::ListEnvironments,
+        Self::Execute,
+        Self::InstallPackages,
+        Self::WriteFile,
+        Self::ReadFile,
+        Self::ListFiles,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateEnvironment => "create_environment",
+            Self::DestroyEnvironment => "destroy_environment",
+            Self::ListEnvironments => "list_environments",
+            Self::Execute => "execute",
+            Self::InstallPackages => "install_packages",
+            Self::WriteFile => "write_file",
+            Self::ReadFile => "read_file",
+            Self::ListFiles => "list_files",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
+    }
+
+    fn tool(self) -> Tool {
+        match self {
+            Self::CreateEnvironment => tool::<arguments::CreateEnvironment, results::Created>(
+                self,
+                "Create an environment",
+                "Boots an isolated computer (a microVM with its own kernel) and returns its \
+                 environment_id. It lives until destroy_environment is called or no tool has used \
+                 it for timeout_minutes; then everything in it is lost. It has no network.",
+                hints(false, false, false),
+            ),
+            Self::DestroyEnvironment => tool::<arguments::DestroyEnvironment, results::Destroyed>(
+                self,
+                "Destroy an environment",
+                "Ends an environment at once, with all its processes and files. Nothing of it is \
+                 kept; its environment_id is invalid afterwards.",
+                hints(false, true, false),
+            ),
+            Self::ListEnvironments => tool::<arguments::ListEnvironments, results::Environments>(
+                self,
+                "List environments",
+                "Lists the environments that exist, the oldest first, with their ids and status. \
+                 One with status error has lost its machine: destroy it.",
+                hints(true, false, true),
+            ),
+            Self::Execute => tool::<arguments::Execute, results::Executed>(
+                self,
+                "Run a program",
+                "Runs a program in an environment as the user sandbox, in /home/sandbox, and \
+                 returns its stdout, stderr and exit code once it ends. Each call is a new \
+                 process: variables do not carry over, files do. When timeout_seconds are over \
+                 the program and all it started are killed, and the output so far is returned as \
+                 an error. Long output is cut in the middle.",
+                hints(false, true, false),
+            ),
+            Self::InstallPackages => tool::<arguments::InstallPackages, results::Installed>(
+                self,
+                "Install packages",
+                "Installs packages with the environment's own manager: pip for python, npm for \
+                 node, the system's for shell. They stay until the environment is destroyed. Look \
+                 at exit_code: it is not 0 if the manager failed.",
+                hints(false, false, true).open_world(true),
+            ),
+            Self::WriteFile => tool::<arguments::WriteFile, results::Written>(
+                self,
+                "Write a file",
+                "Writes a whole file as the user sandbox, creating missing folders. An existing \
+                 file is replaced at once, never half. Use encoding base64 for bytes.",
+                hints(false, true, true),
+            ),
+            Self::ReadFile => tool::<arguments::ReadFile, results::Read>(
+                self,
+                "Read a file",
+                "Returns a file's content: as text if it is UTF-8, else as base64. At most \
+                 4,194,304 bytes a call; use offset and length for larger files.",
+                hints(true, false, true),
+            ),
+            Self::ListFiles => tool::<arguments::ListFiles, results::Files>(
+                self,
+                "List files",
+                "Lists a folder (default /home/sandbox), sorted by name, with sizes, permissions \
+                 and times. With depth it descends; names are then relative paths. Symbolic links \
+                 are not followed. At most 10,000 entries.",
+                hints(true, false, true),
+            ),
+        }
+    }
+}
+
+/// All tools, in the order in which they are told.
+pub(super) fn tools() -> Vec<Tool> {
+    Name::ALL.into_iter().map(Name::tool).collect()
+}
+
+/// Read-only, destructive, idempotent; nothing here reaches beyond the environment.
+fn hints(read_only: bool, destructive: bool, idempotent: bool) -> ToolAnnotations {
+    ToolAnnotations::new()
+        .read_only(read_only)
+        .destructive(destructive)
+        .idempotent(idempotent)
+        .open_world(false)
+}
+
+fn tool<A: JsonSchema, R: JsonSchema>(
+    name: Name,
+    title: &str,
+    description: &'static str,
+    hints: ToolAnnotations,
+) -> Tool {
+    let input = schema::<A>(SchemaSettings::draft2020_12());
+    let output = schema::<R>(SchemaSettings::draft2020_12().for_serialize());
+    let mut tool = Tool::new(name.as_str(), description, Arc::new(input));
+    tool.title = Some(title.to_owned());
+    tool.output_schema = Some(Arc::new(output));
+    tool.annotations = Some(hints);
+    tool
+}
+
+fn schema<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
+    let mut schema = settings
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator()
+        .into_root_schema_for::<T>();
+    Plain.transform(&mut schema);
+    // A JSON Schema of a struct is an object.
+    match schema.to_value() {
+        Value::Object(object) => object,
+        _ => JsonObject::new(),
+    }
+}
+
+/// Removes what strict validators reject (`format: uint32` and the like are Rust's, not JSON
+/// Schema's) and what only costs a model tokens (Rust's type names).
+#[derive(Debug, Clone)]
+struct Plain;
+
+impl Transform for Plain {
+    fn transform(&mut self, schema: &mut schemars::Schema) {
+        let rust_format = |format: &Value| {
+            format
+                .as_str()
+                .is_some_and(|text| text.starts_with("int") || text.starts_with("uint"))
+        };
+        if schema.get("format").is_some_and(rust_format) {
+            schema.remove("format");
+        }
+        schema.remove("title");
+        schemars::transform::transform_subschemas(self, schema);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_says_all_that_clients_look_for() {
+        for tool in tools() {
+            let name = tool.name.to_string();
+            assert_eq!(Name::parse(&name).map(Name::as_str), Some(name.as_str()));
+            assert!(tool.title.is_some(), "{name}");
+            let description = tool.description.unwrap_or_default();
+            assert!(
+                (20..2048).contains(&description.len()),
+                "{name}: {description}"
+            );
+            let hints = tool.annotations.expect(&name);
+            assert!(
+                hints.read_only_hint.is_some()
+                    && hints.destructive_hint.is_some()
+                    && hints.idempotent_hint.is_some()
+                    && hints.open_world_hint.is_some(),
+                "{name}"
+            );
+            let output = tool.output_schema.expect(&name);
+            for schema in [&tool.input_schema, &output] {
+                assert_eq!(schema.get("type"), Some(&Value::from("object")), "{name}");
+                let text = serde_json::to_string(schema).expect("JSON");
+                assert!(!text.contains("\"format\""), "{name}: {text}");
+                assert!(!text.contains("$ref"), "{name}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_and_required_arguments_are_in_the_schema() {
+        let execute = Name::Execute.tool();
+        let schema = Value::Object(execute.input_schema.as_ref().clone());
+        assert_eq!(
+            schema["required"],
+            serde_json::json!(["environment_id", "code"])
+        );
+        assert_eq!(schema["properties"]["timeout_seconds"]["maximum"], 300);
+        assert_eq!(schema["additionalProperties"], false);
+        let list = Name::ListEnvironments.tool();
+        assert!(list.input_schema.get("required").is_none());
+    }
+}

@@ -1,0 +1,314 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The Model Context Protocol's side: parse arguments, call a use case, shape the result.
+//!
+//! This is the only module that names rmcp. What the user did wrong or may act on becomes a tool
+//! result marked as an error, whose text says what to call next; protocol errors are for unknown
+//! tools and a broken server.
+
+mod arguments;
+mod catalog;
+pub mod http;
+mod results;
+pub mod stdio;
+
+use std::sync::Arc;
+
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod,
+        CompleteRequestParams, CompleteResult, ContentBlock, Implementation, JsonObject,
+        ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
+        ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult,
+        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+    },
+    service::RequestContext,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::service::{CreateRequest, Ended, ExecuteRequest, Service, ServiceError};
+use arguments::{
+    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, ListFiles,
+    ReadFile, WriteFile,
+};
+use catalog::Name;
+
+const INSTRUCTIONS: &str = "Waggle gives you isolated computers: each environment is a microVM with \
+its own kernel. Call create_environment first (a few seconds), use its environment_id with the other \
+tools, and destroy_environment when done. Files and installed packages last until the environment is \
+destroyed, by you or after its idle timeout.";
+
+/// The MCP server's view of the use cases. Cheap to clone: one for each MCP session.
+#[derive(Debug, Clone)]
+pub struct Handler {
+    service: Arc<Service>,
+    tools: Arc<Vec<Tool>>,
+}
+
+impl Handler {
+    /// A handler for `service`.
+    #[must_use]
+    pub fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            tools: Arc::new(catalog::tools()),
+        }
+    }
+
+    async fn dispatch(&self, name: Name, arguments: JsonObject) -> CallToolResult {
+        let outcome = match name {
+            Name::CreateEnvironment => self.create_environment(arguments).await,
+            Name::DestroyEnvironment => self.destroy_environment(arguments).await,
+            Name::ListEnvironments => self.list_environments(arguments),
+            Name::Execute => self.execute(arguments).await,
+            Name::InstallPackages => self.install_packages(arguments).await,
+            Name::WriteFile => self.write_file(arguments).await,
+            Name::ReadFile => self.read_file(arguments).await,
+            Name::ListFiles => self.list_files(arguments).await,
+        };
+        outcome.unwrap_or_else(|error| {
+            tracing::info!(tool = name.as_str(), %error, "a call was refused or failed");
+            CallToolResult::error(vec![ContentBlock::text(error.to_string())])
+        })
+    }
+
+    async fn create_environment(&self, arguments: JsonObject) -> Outcome {
+        let CreateEnvironment {
+            runtime,
+            name,
+            timeout_minutes,
+        } = parse(arguments)?;
+        let request = CreateRequest {
+            runtime,
+            name,
+            timeout_minutes,
+        };
+        success(&results::Created::from(self.service.create(request).await?))
+    }
+
+    async fn destroy_environment(&self, arguments: JsonObject) -> Outcome {
+        let DestroyEnvironment { environment_id } = parse(arguments)?;
+        let id = Service::parse_id(&environment_id)?;
+        self.service.destroy(&id).await?;
+        success(&results::Destroyed::new(&id))
+    }
+
+    fn list_environments(&self, arguments: JsonObject) -> Outcome {
+        let ListEnvironments {} = parse(arguments)?;
+        success(&results::Environments::from(self.service.list()))
+    }
+
+    async fn execute(&self, arguments: JsonObject) -> Outcome {
+        let Execute {
+            environment_id,
+            code,
+            language,
+            timeout_seconds,
+        } = parse(arguments)?;
+        let request = ExecuteRequest {
+            environment_id,
+            code,
+            language,
+            timeout_seconds,
+        };
+        let executed = self.service.execute(request).await?;
+        let next = match executed.ended {
+            Ended::Exited | Ended::Signal => None,
+            Ended::Deadline => Some(format!(
+                "the program was killed at its deadline, after {} ms, with all processes it had \
+                 started; its output so far is below. The environment is still usable: call \
+                 execute again with a higher timeout_seconds, or with less work.",
+                executed.duration.as_millis()
+            )),
+            Ended::OutputLimit => Some(
+                "the program was killed because it printed too much; its output so far is below. \
+                 Call execute again and redirect the output to a file, then use read_file."
+                    .to_owned(),
+            ),
+            Ended::OutOfMemory => Some(
+                "the program was killed because the environment's memory ran out; its output so \
+                 far is below. Call execute again with less data at a time."
+                    .to_owned(),
+            ),
+        };
+        let mut result = success(&results::Executed::from(executed))?;
+        if let Some(next) = next {
+            result.content.insert(0, ContentBlock::text(next));
+            result.is_error = Some(true);
+        }
+        Ok(result)
+    }
+
+    async fn install_packages(&self, arguments: JsonObject) -> Outcome {
+        let InstallPackages {
+            environment_id,
+            packages,
+        } = parse(arguments)?;
+        let installed = self
+            .service
+            .install_packages(&environment_id, &packages)
+            .await?;
+        success(&results::Installed::from(installed))
+    }
+
+    async fn write_file(&self, arguments: JsonObject) -> Outcome {
+        let WriteFile {
+            environment_id,
+            path,
+            content,
+            encoding,
+        } = parse(arguments)?;
+        let content = crate::service::Content {
+            encoding,
+            text: content,
+        };
+        let written = self
+            .service
+            .write_file(&environment_id, &path, content)
+            .await?;
+        success(&results::Written::new(path, &written))
+    }
+
+    async fn read_file(&self, arguments: JsonObject) -> Outcome {
+        let ReadFile {
+            environment_id,
+            path,
+            encoding,
+            offset,
+            length,
+        } = parse(arguments)?;
+        let read = self
+            .service
+            .read_file(&environment_id, &path, encoding, offset, length)
+            .await?;
+        let read = results::Read::new(path, read);
+        // For people and models the content itself, not JSON around it.
+        let text = ContentBlock::text(read.content.clone());
+        let mut result = success(&read)?;
+        result.content = vec![text];
+        Ok(result)
+    }
+
+    async fn list_files(&self, arguments: JsonObject) -> Outcome {
+        let ListFiles {
+            environment_id,
+            path,
+            depth,
+        } = parse(arguments)?;
+        let listing = self
+            .service
+            .list_files(&environment_id, path, depth)
+            .await?;
+        success(&results::Files::from(listing))
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error("argument {path}: {problem}; the tool's input schema shows what it takes")]
+    Argument {
+        path: String,
+        problem: serde_json::Error,
+    },
+    #[error("{0}")]
+    Service(#[from] ServiceError),
+    #[error("the result could not be encoded")]
+    Encode(#[from] serde_json::Error),
+}
+
+type Outcome = Result<CallToolResult, CallError>;
+
+fn parse<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, CallError> {
+    serde_path_to_error::deserialize(serde_json::Value::Object(arguments)).map_err(|error| {
+        let path = error.path().to_string();
+        CallError::Argument {
+            path,
+            problem: error.into_inner(),
+        }
+    })
+}
+
+fn success<R: Serialize>(result: &R) -> Outcome {
+    Ok(CallToolResult::structured(serde_json::to_value(result)?))
+}
+
+impl ServerHandler for Handler {
+    fn get_info(&self) -> ServerConfig {
+        let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
+        server.title = Some("Waggle".to_owned());
+        let mut info = ServerConfig::new(ServerCapabilities::builder().enable_tools().build());
+        info.server_info = server;
+        info.instructions = Some(INSTRUCTIONS.to_owned());
+        info
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(self.tools.as_ref().clone()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let Some(name) = Name::parse(&request.name) else {
+            let known: Vec<_> = Name::ALL.iter().map(|name| name.as_str()).collect();
+            let text = format!(
+                "no tool {:?}; the tools are {}",
+                request.name,
+                known.join(", ")
+            );
+            return Err(ErrorData::invalid_params(text, None));
+        };
+        tokio::select! {
+            result = self.dispatch(name, request.arguments.unwrap_or_default()) => Ok(result.into()),
+            // Dropping the operation ends it: a program is killed, a boot is stopped.
+            () = context.ct.cancelled() => {
+                Err(ErrorData::internal_error("the call was cancelled by the client", None))
+            }
+        }
+    }
+
+    // rmcp's defaults for these are empty successes, which would claim features that are not there.
+
+    async fn complete(
+        &self,
+        _: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        Err(ErrorData::method_not_found::<CompleteRequestMethod>())
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Err(ErrorData::method_not_found::<ListPromptsRequestMethod>())
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Err(ErrorData::method_not_found::<ListResourcesRequestMethod>())
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Err(ErrorData::method_not_found::<
+            ListResourceTemplatesRequestMethod,
+        >())
+    }
+}

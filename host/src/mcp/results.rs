@@ -1,0 +1,236 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The tools' results, under the original's field names.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use waggle_protocol::message::{Entry, FileKind};
+
+use crate::{
+    environment::{Environment, EnvironmentId, Runtime, Status},
+    service::{self, Encoding, Ended},
+};
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Created {
+    /// Pass this to the other tools.
+    environment_id: String,
+    name: String,
+    runtime: Runtime,
+    status: Status,
+    /// RFC 3339.
+    created_at: String,
+    /// Idle minutes until it is destroyed.
+    timeout: u64,
+}
+
+impl From<Environment> for Created {
+    fn from(environment: Environment) -> Self {
+        Self {
+            environment_id: environment.id.to_string(),
+            name: environment.name,
+            runtime: environment.runtime,
+            status: environment.status,
+            created_at: environment.created_at.to_string(),
+            timeout: environment.idle_timeout.as_secs() / 60,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Destroyed {
+    status: Status,
+    message: String,
+}
+
+impl Destroyed {
+    pub(super) fn new(id: &EnvironmentId) -> Self {
+        let message = format!("environment {id} is destroyed; nothing of it is left");
+        Self {
+            status: Status::Destroyed,
+            message,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Environments {
+    environments: Vec<Listed>,
+    count: usize,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Listed {
+    environment_id: String,
+    name: String,
+    runtime: Runtime,
+    status: Status,
+    /// RFC 3339.
+    created_at: String,
+}
+
+impl From<Vec<Environment>> for Environments {
+    fn from(all: Vec<Environment>) -> Self {
+        let listed = |environment: Environment| Listed {
+            environment_id: environment.id.to_string(),
+            name: environment.name,
+            runtime: environment.runtime,
+            status: environment.status,
+            created_at: environment.created_at.to_string(),
+        };
+        Self {
+            count: all.len(),
+            environments: all.into_iter().map(listed).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Executed {
+    stdout: String,
+    stderr: String,
+    /// 128 plus the signal's number if a signal ended the program.
+    exit_code: i32,
+    duration_ms: u64,
+    /// Why the program ended.
+    ended: Ended,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
+    /// Bytes of output that are left out above, in the middle of a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_left_out: Option<u64>,
+}
+
+impl From<service::Executed> for Executed {
+    fn from(executed: service::Executed) -> Self {
+        Self {
+            stdout: executed.stdout,
+            stderr: executed.stderr,
+            exit_code: executed.exit_code,
+            duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
+            ended: executed.ended,
+            signal: executed.signal,
+            bytes_left_out: (executed.left_out > 0).then_some(executed.left_out),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Installed {
+    stdout: String,
+    stderr: String,
+    /// The installer's exit code: 0 when all packages are installed.
+    exit_code: i32,
+}
+
+impl From<service::Executed> for Installed {
+    fn from(executed: service::Executed) -> Self {
+        let service::Executed {
+            stdout,
+            stderr,
+            exit_code,
+            ..
+        } = executed;
+        Self {
+            stdout,
+            stderr,
+            exit_code,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Written {
+    status: &'static str,
+    path: String,
+    bytes_written: u64,
+}
+
+impl Written {
+    pub(super) fn new(path: String, written: &service::FileWritten) -> Self {
+        Self {
+            status: "written",
+            path,
+            bytes_written: written.bytes,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Read {
+    pub(super) content: String,
+    encoding: Encoding,
+    path: String,
+    /// Size of the whole file in bytes.
+    size: u64,
+}
+
+impl Read {
+    pub(super) fn new(path: String, read: service::FileRead) -> Self {
+        let service::FileRead { content, size } = read;
+        Self {
+            content: content.text,
+            encoding: content.encoding,
+            path,
+            size,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Files {
+    path: String,
+    files: Vec<File>,
+    count: usize,
+    /// Whether there are more entries than are listed.
+    truncated: bool,
+    /// Entries that could not be read and are missing above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<u64>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct File {
+    /// Path relative to the listed folder.
+    name: String,
+    /// The name's bytes as base64, if they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_base64: Option<String>,
+    size: u64,
+    is_dir: bool,
+    /// Permission bits in octal, such as 0644.
+    mode: String,
+    /// RFC 3339.
+    modified: String,
+}
+
+impl From<Entry> for File {
+    fn from(entry: Entry) -> Self {
+        let (name, name_base64) = service::file_name(&entry.name);
+        let modified = Timestamp::from_nanosecond(i128::from(entry.modified_ns));
+        Self {
+            name,
+            name_base64,
+            size: entry.size,
+            is_dir: entry.kind == FileKind::Directory,
+            mode: format!("{:04o}", entry.mode & 0o7777),
+            // 64 bits of nanoseconds never leave jiff's range.
+            modified: modified.unwrap_or_default().to_string(),
+        }
+    }
+}
+
+impl From<service::FolderListing> for Files {
+    fn from(listing: service::FolderListing) -> Self {
+        let files: Vec<_> = listing.entries.into_iter().map(File::from).collect();
+        Self {
+            path: listing.path,
+            count: files.len(),
+            files,
+            truncated: listing.truncated,
+            unreadable: (listing.unreadable > 0).then_some(listing.unreadable),
+        }
+    }
+}

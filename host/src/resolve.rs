@@ -1,0 +1,279 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! How a language becomes a command in a guest: the operator's override, else what the probe found
+//! in the image, else a built-in default.
+//!
+//! Pure: it looks at nothing but its arguments.
+
+use serde_bytes::ByteBuf;
+use waggle_protocol::message::{Capabilities, PackageManager, User};
+
+use crate::environment::Runtime;
+
+/// The virtual environment that `install_packages` makes where the image's own Python refuses
+/// (PEP 668).
+pub const VENV: &str = "/home/sandbox/venv";
+
+/// The operator's commands, one optional pair for each runtime.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    exec: [Option<Override>; 3],
+    install: [Option<Override>; 3],
+}
+
+/// Which of a runtime's two commands is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Running code.
+    Exec,
+    /// Installing packages.
+    Install,
+}
+
+/// A command that an operator set, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override(Vec<String>);
+
+/// An override that is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OverrideError {
+    /// The program is not named by an absolute path of plain characters.
+    #[error("{0:?} is not an absolute path made of A-Z a-z 0-9 . _ / -")]
+    Program(String),
+    /// An argument holds something else than plain characters.
+    #[error("argument {0:?} is not made of A-Z a-z 0-9 . _ = / -")]
+    Argument(String),
+    /// An interpreter takes no further arguments.
+    #[error("it takes no arguments, only the interpreter's path")]
+    Arguments,
+}
+
+fn plain(text: &str, extra: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c) || extra.contains(c))
+}
+
+impl Override {
+    /// Checks what an operator wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`OverrideError`] saying what is not acceptable.
+    pub fn parse(text: &str, purpose: Purpose) -> Result<Self, OverrideError> {
+        let mut words = text.split_ascii_whitespace().map(str::to_owned);
+        let program = words.next().unwrap_or_default();
+        if !program.starts_with('/') || !plain(&program, "") {
+            return Err(OverrideError::Program(program));
+        }
+        let arguments: Vec<_> = words.collect();
+        if purpose == Purpose::Exec && !arguments.is_empty() {
+            return Err(OverrideError::Arguments);
+        }
+        if let Some(argument) = arguments.iter().find(|argument| !plain(argument, "=")) {
+            return Err(OverrideError::Argument(argument.clone()));
+        }
+        Ok(Self([vec![program], arguments].concat()))
+    }
+
+    fn command(&self) -> Vec<ByteBuf> {
+        self.0
+            .iter()
+            .map(|word| ByteBuf::from(word.as_bytes()))
+            .collect()
+    }
+}
+
+impl Overrides {
+    /// Sets one command.
+    pub fn set(&mut self, runtime: Runtime, purpose: Purpose, command: Override) {
+        let table = match purpose {
+            Purpose::Exec => &mut self.exec,
+            Purpose::Install => &mut self.install,
+        };
+        if let Some(slot) = table.get_mut(runtime as usize) {
+            *slot = Some(command);
+        }
+    }
+
+    fn get(&self, runtime: Runtime, purpose: Purpose) -> Option<Vec<ByteBuf>> {
+        let table = match purpose {
+            Purpose::Exec => &self.exec,
+            Purpose::Install => &self.install,
+        };
+        table.get(runtime as usize)?.as_ref().map(Override::command)
+    }
+}
+
+fn words(command: &[&str]) -> Vec<ByteBuf> {
+    command
+        .iter()
+        .map(|word| ByteBuf::from(word.as_bytes()))
+        .collect()
+}
+
+fn with(program: &ByteBuf, arguments: &[&str]) -> Vec<ByteBuf> {
+    [vec![program.clone()], words(arguments)].concat()
+}
+
+/// The interpreter for `language`. `venv` says that packages were installed into [`VENV`].
+#[must_use]
+pub fn interpreter(
+    language: Runtime,
+    overrides: &Overrides,
+    found: &Capabilities,
+    venv: bool,
+) -> Vec<ByteBuf> {
+    if let Some(command) = overrides.get(language, Purpose::Exec) {
+        return command;
+    }
+    match language {
+        Runtime::Python if venv => words(&[&format!("{VENV}/bin/python")]),
+        Runtime::Python => words_or(found.python.as_ref(), "python3"),
+        Runtime::Node => words_or(found.node.as_ref(), "node"),
+        Runtime::Shell => words(&["sh"]),
+    }
+}
+
+fn words_or(found: Option<&ByteBuf>, default: &str) -> Vec<ByteBuf> {
+    found.map_or_else(|| words(&[default]), |path| with(path, &[]))
+}
+
+/// The command to which package names are appended, and whom it runs as.
+#[must_use]
+pub fn installer(
+    runtime: Runtime,
+    overrides: &Overrides,
+    found: &Capabilities,
+    venv: bool,
+) -> (Vec<ByteBuf>, User) {
+    if let Some(command) = overrides.get(runtime, Purpose::Install) {
+        let user = if runtime == Runtime::Shell {
+            User::Root
+        } else {
+            User::Sandbox
+        };
+        return (command, user);
+    }
+    match runtime {
+        Runtime::Python if venv => (
+            words(&[&format!("{VENV}/bin/pip"), "install"]),
+            User::Sandbox,
+        ),
+        Runtime::Python => match &found.pip {
+            Some(pip) => (with(pip, &["install"]), User::Sandbox),
+            None => (words(&["pip", "install"]), User::Sandbox),
+        },
+        Runtime::Node => match &found.npm {
+            Some(npm) => (with(npm, &["install", "-g"]), User::Sandbox),
+            None => (words(&["npm", "install", "-g"]), User::Sandbox),
+        },
+        Runtime::Shell => (system_installer(&found.package_managers), User::Root),
+    }
+}
+
+fn system_installer(managers: &[PackageManager]) -> Vec<ByteBuf> {
+    match managers.first() {
+        Some(PackageManager::AptGet) => {
+            words(&["apt-get", "install", "-y", "--no-install-recommends"])
+        }
+        Some(PackageManager::Dnf) => words(&["dnf", "install", "-y"]),
+        Some(PackageManager::Yum) => words(&["yum", "install", "-y"]),
+        Some(PackageManager::Zypper) => words(&["zypper", "--non-interactive", "install"]),
+        Some(PackageManager::Apk) | None => words(&["apk", "add", "--no-cache"]),
+    }
+}
+
+/// The file name extension of `language`'s programs.
+#[must_use]
+pub fn extension(language: Runtime) -> &'static str {
+    match language {
+        Runtime::Python => "py",
+        Runtime::Node => "js",
+        Runtime::Shell => "sh",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(command: &[ByteBuf]) -> String {
+        let words: Vec<_> = command
+            .iter()
+            .map(|word| String::from_utf8_lossy(word))
+            .collect();
+        words.join(" ")
+    }
+
+    fn found() -> Capabilities {
+        Capabilities {
+            python: Some(ByteBuf::from(&b"/usr/bin/python"[..])),
+            pip: Some(ByteBuf::from(&b"/usr/bin/pip3"[..])),
+            package_managers: vec![PackageManager::AptGet],
+            ..Capabilities::default()
+        }
+    }
+
+    #[test]
+    fn override_then_probe_then_default() {
+        let none = Overrides::default();
+        let mut set = Overrides::default();
+        let command = Override::parse("/opt/py/bin/python", Purpose::Exec).expect("acceptable");
+        set.set(Runtime::Python, Purpose::Exec, command);
+        let python = |overrides: &Overrides, found: &Capabilities, venv| {
+            text(&interpreter(Runtime::Python, overrides, found, venv))
+        };
+        assert_eq!(python(&set, &found(), true), "/opt/py/bin/python");
+        assert_eq!(
+            python(&none, &found(), true),
+            "/home/sandbox/venv/bin/python"
+        );
+        assert_eq!(python(&none, &found(), false), "/usr/bin/python");
+        assert_eq!(python(&none, &Capabilities::default(), false), "python3");
+    }
+
+    #[test]
+    fn each_runtime_installs_its_own_way() {
+        let install = |runtime, found: &Capabilities| {
+            let (command, user) = installer(runtime, &Overrides::default(), found, false);
+            (text(&command), user)
+        };
+        assert_eq!(
+            install(Runtime::Python, &found()),
+            ("/usr/bin/pip3 install".into(), User::Sandbox)
+        );
+        let nothing = Capabilities::default();
+        assert_eq!(
+            install(Runtime::Node, &nothing),
+            ("npm install -g".into(), User::Sandbox)
+        );
+        assert_eq!(
+            install(Runtime::Shell, &nothing),
+            ("apk add --no-cache".into(), User::Root)
+        );
+        let (apt, user) = install(Runtime::Shell, &found());
+        assert!(apt.starts_with("apt-get install -y"), "{apt}");
+        assert_eq!(user, User::Root);
+    }
+
+    #[test]
+    fn an_override_is_plain_words() {
+        for (text, purpose) in [
+            ("/usr/bin/python3", Purpose::Exec),
+            ("/usr/bin/pip install --prefix=/opt -q", Purpose::Install),
+        ] {
+            assert!(Override::parse(text, purpose).is_ok(), "{text}");
+        }
+        for (text, purpose) in [
+            ("", Purpose::Exec),
+            ("python3", Purpose::Exec),
+            ("/bin/sh;reboot", Purpose::Exec),
+            ("/bin/sh -c", Purpose::Exec),
+            ("/bin/pip install $(id)", Purpose::Install),
+            ("/bin/p\u{ef}p", Purpose::Install),
+        ] {
+            assert!(Override::parse(text, purpose).is_err(), "{text}");
+        }
+    }
+}

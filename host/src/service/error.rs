@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Why a use case refused or failed, in words for the agent that called: what was wrong, with the
+//! values, and what to call next.
+
+use waggle_protocol::message::FailureCode;
+
+use super::validate::ArgumentError;
+use crate::{
+    environment::{Environment, EnvironmentId, Runtime, Status, store::StoreError},
+    session::{BootError, LinkError},
+};
+
+/// Why a use case refused or failed. All of these are for the caller to act on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// An argument is not acceptable.
+    #[error("{0}")]
+    Argument(#[from] ArgumentError),
+    /// No environment has this id.
+    #[error(
+        "no environment {0} exists: it may have been destroyed, or idle for too long; call list_environments to see those that exist, or create_environment for a new one"
+    )]
+    Unknown(EnvironmentId),
+    /// The capacity is reached.
+    #[error(
+        "all {0} environments that this server allows exist already; call destroy_environment on one that is no longer needed (list_environments shows them), then create again"
+    )]
+    Full(usize),
+    /// The environment exists but takes no work.
+    #[error("{}", not_running(.0))]
+    NotRunning(Box<Environment>),
+    /// The machine of this environment ended during the operation.
+    #[error(
+        "the machine of environment {0} ended during this call, and what was in it is lost; call destroy_environment on it, then create_environment for a new one"
+    )]
+    MachineLost(EnvironmentId),
+    /// The runtime's image is not on this host.
+    #[error("cannot create an environment for {runtime}: {source}")]
+    Image {
+        /// What was asked for.
+        runtime: Runtime,
+        /// What is wrong with the image.
+        source: waggle_images::ImageError,
+    },
+    /// The machine did not boot.
+    #[error("cannot create the environment: {}; nothing is left of it, so create_environment may simply be called again", chain(.0))]
+    Boot(#[from] BootError),
+    /// The server is going down.
+    #[error(
+        "the server is shutting down; connect again once it is back, and create a new environment"
+    )]
+    ShuttingDown,
+    /// The agent in the guest refused or failed.
+    #[error("{}", guest_failure(.0))]
+    Guest(waggle_protocol::message::Failure),
+    /// The file is larger than one answer may be.
+    #[error(
+        "the file has more than {limit} bytes, which is the most that one call returns; call read_file with offset and length to read it in parts"
+    )]
+    FileTooLarge {
+        /// Most bytes in one answer.
+        limit: u64,
+    },
+    /// The content is not UTF-8, and the caller wants text.
+    #[error("{path} is not UTF-8 text; call read_file with encoding \"base64\"")]
+    NotText {
+        /// Which file.
+        path: String,
+    },
+    /// The connection to the guest broke after the operation was sent.
+    #[error(
+        "the connection to environment {id} broke during this call ({}), so its outcome is unknown: look at the environment (list_files, read_file) before you repeat it", chain(.source)
+    )]
+    OutcomeUnknown {
+        /// Which environment.
+        id: EnvironmentId,
+        /// What broke.
+        source: LinkError,
+    },
+}
+
+fn not_running(environment: &Environment) -> String {
+    let Environment {
+        id,
+        status,
+        failure,
+        ..
+    } = environment;
+    match status {
+        Status::Creating => {
+            format!("environment {id} is still being created; call again in a few seconds")
+        }
+        Status::Error => format!(
+            "the machine of environment {id} is gone ({}), and what was in it is lost; call destroy_environment on it, then create_environment for a new one",
+            failure.as_deref().unwrap_or("it failed")
+        ),
+        Status::Running | Status::Destroying | Status::Destroyed => {
+            format!("environment {id} is being destroyed; call create_environment for a new one")
+        }
+    }
+}
+
+fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
+    let next = match failure.code {
+        FailureCode::NotFound => "call list_files on its folder to see what exists",
+        FailureCode::IsDirectory => "call list_files to see what is in it",
+        FailureCode::NotDirectory => "call read_file to read a file, or name a folder",
+        FailureCode::NotRegular => "use execute to work with devices, sockets and pipes",
+        FailureCode::PermissionDenied => {
+            "work below /home/sandbox or /tmp, where the user sandbox may write"
+        }
+        FailureCode::InvalidPath => "give an absolute path without NUL bytes",
+        FailureCode::NoSpace => "remove files with execute, or create a new environment",
+        FailureCode::SpawnFailed => {
+            "create an environment with the runtime of that language, or name another language"
+        }
+        FailureCode::InvalidRequest => "correct the arguments and call again",
+        FailureCode::Unsupported => {
+            "this image carries an older agent; create the environment from a newer image"
+        }
+        FailureCode::Io => "look at the environment with execute",
+    };
+    // The text comes from the guest: it is shown as it is, but bounded and on one line.
+    let text: String = failure
+        .message
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(1024)
+        .collect();
+    format!("{text}; {next}")
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full { capacity } => Self::Full(capacity),
+            StoreError::Unknown(id) => Self::Unknown(id),
+            StoreError::NotRunning(environment) => Self::NotRunning(environment),
+        }
+    }
+}

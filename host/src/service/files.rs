@@ -1,0 +1,204 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Files of an environment: write, read, list.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_bytes::ByteBuf;
+use waggle_protocol::message::{Entry, ListFiles, ReadFile, User, WriteFile};
+
+use super::{Service, ServiceError, validate, validate::ArgumentError};
+use crate::session::LinkError;
+
+/// Most bytes that one `read_file` returns. More would not fit a model's context anyway; larger
+/// files are read in parts.
+const READ_MAX: u64 = 4 * 1024 * 1024;
+
+/// Most entries that one `list_files` returns.
+const ENTRIES_MAX: u32 = 10_000;
+
+/// Most levels that one `list_files` descends.
+const DEPTH_MAX: u32 = 64;
+
+/// Where `list_files` looks if the caller does not say.
+const HOME: &str = "/home/sandbox";
+
+/// How a file's bytes travel in JSON.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+pub enum Encoding {
+    /// As text.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// As standard base64.
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+/// A file's bytes in JSON.
+#[derive(Debug)]
+pub struct Content {
+    /// How they are encoded.
+    pub encoding: Encoding,
+    /// The text.
+    pub text: String,
+}
+
+/// A file that was written.
+#[derive(Debug)]
+pub struct FileWritten {
+    /// Bytes in it.
+    pub bytes: u64,
+}
+
+/// A file that was read.
+#[derive(Debug)]
+pub struct FileRead {
+    /// What was read.
+    pub content: Content,
+    /// The whole file's size in bytes.
+    pub size: u64,
+}
+
+/// A folder's content.
+#[derive(Debug)]
+pub struct FolderListing {
+    /// The folder.
+    pub path: String,
+    /// Its entries, sorted by name.
+    pub entries: Vec<Entry>,
+    /// Whether there are more.
+    pub truncated: bool,
+    /// Entries that could not be read.
+    pub unreadable: u64,
+}
+
+impl Service {
+    /// Replaces a file, atomically; missing folders above it are created.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn write_file(
+        &self,
+        environment_id: &str,
+        path: &str,
+        content: Content,
+    ) -> Result<FileWritten, ServiceError> {
+        let lease = self.lease(environment_id)?;
+        let bytes = match content.encoding {
+            Encoding::Utf8 => content.text.into_bytes(),
+            Encoding::Base64 => BASE64.decode(content.text).map_err(ArgumentError::Base64)?,
+        };
+        let request = WriteFile {
+            path: validate::path(path)?,
+            mode: None,
+            create_parents: true,
+            user: User::Sandbox,
+        };
+        match lease.live.session.write_file(request, &bytes).await {
+            Ok(bytes) => Ok(FileWritten { bytes }),
+            Err(error) => Err(self.explain(&lease, error).await),
+        }
+    }
+
+    /// Reads a file, or a part of it. Without `encoding` the answer is text if it is UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn read_file(
+        &self,
+        environment_id: &str,
+        path: &str,
+        encoding: Option<Encoding>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<FileRead, ServiceError> {
+        let lease = self.lease(environment_id)?;
+        let request = ReadFile {
+            path: validate::path(path)?,
+            offset,
+            // One byte more than may be returned tells a file that fits from one that does not.
+            length: Some(length.unwrap_or(u64::MAX).min(READ_MAX + 1)),
+            user: User::Sandbox,
+        };
+        let (info, bytes) = match lease.live.session.read_file(request, READ_MAX).await {
+            Ok(read) => read,
+            Err(LinkError::TooMuch { limit, .. }) => {
+                return Err(ServiceError::FileTooLarge { limit });
+            }
+            Err(error) => return Err(self.explain(&lease, error).await),
+        };
+        let content = match (encoding, String::from_utf8(bytes)) {
+            (Some(Encoding::Utf8) | None, Ok(text)) => Content {
+                encoding: Encoding::Utf8,
+                text,
+            },
+            (Some(Encoding::Utf8), Err(_)) => {
+                return Err(ServiceError::NotText {
+                    path: path.to_owned(),
+                });
+            }
+            (Some(Encoding::Base64), Ok(text)) => base64(text.as_bytes()),
+            (Some(Encoding::Base64) | None, Err(error)) => base64(error.as_bytes()),
+        };
+        Ok(FileRead {
+            content,
+            size: info.size,
+        })
+    }
+
+    /// Lists a folder, down to `depth` levels.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`].
+    pub async fn list_files(
+        &self,
+        environment_id: &str,
+        path: Option<String>,
+        depth: u32,
+    ) -> Result<FolderListing, ServiceError> {
+        let lease = self.lease(environment_id)?;
+        if depth == 0 {
+            return Err(ArgumentError::Zero("depth").into());
+        }
+        let path = path.unwrap_or_else(|| HOME.to_owned());
+        let request = ListFiles {
+            path: validate::path(&path)?,
+            depth: depth.min(DEPTH_MAX),
+            limit: ENTRIES_MAX,
+            user: User::Sandbox,
+        };
+        match lease.live.session.list_files(request).await {
+            Ok(listing) => Ok(FolderListing {
+                path,
+                entries: listing.entries,
+                truncated: listing.truncated,
+                unreadable: listing.unreadable,
+            }),
+            Err(error) => Err(self.explain(&lease, error).await),
+        }
+    }
+}
+
+fn base64(bytes: &[u8]) -> Content {
+    Content {
+        encoding: Encoding::Base64,
+        text: BASE64.encode(bytes),
+    }
+}
+
+/// A name as text, and as base64 if the text is not the whole truth.
+#[must_use]
+pub fn file_name(bytes: &ByteBuf) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (
+            String::from_utf8_lossy(bytes).into_owned(),
+            Some(BASE64.encode(bytes)),
+        ),
+    }
+}

@@ -1,0 +1,280 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The use cases: create, destroy, list ([`Service`]), and work inside an environment (in `work` and
+//! `files`).
+//!
+//! Owns the life of environments: whoever creates one here can rely on it being destroyed by
+//! somebody (the caller, the reaper, [`Service::shut_down`]) and on nothing of it being left. Does
+//! not know MCP.
+
+mod error;
+mod files;
+mod reaper;
+pub mod validate;
+mod work;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use waggle_images::ImageStore;
+use waggle_runtime::{Death, Vmm};
+
+pub use error::ServiceError;
+pub use files::{Content, Encoding, FileRead, FileWritten, FolderListing, file_name};
+pub use work::{Ended, ExecuteRequest, Executed};
+
+use crate::{
+    environment::{
+        Environment, EnvironmentId, Runtime, Status,
+        store::{Lease, Store, minutes},
+    },
+    resolve::Overrides,
+    session::{BootOptions, Session},
+    settings::Settings,
+};
+use validate::ArgumentError;
+
+/// What an environment holds while it runs.
+#[derive(Debug)]
+pub(crate) struct Live {
+    session: Session,
+    /// Packages were installed into a virtual environment, which Python code then runs in.
+    venv: AtomicBool,
+}
+
+impl Live {
+    fn uses_venv(&self) -> bool {
+        self.venv.load(Ordering::Acquire)
+    }
+}
+
+/// All use cases of one server.
+#[derive(Debug)]
+pub struct Service {
+    settings: Settings,
+    overrides: Overrides,
+    vmm: Vmm,
+    images: ImageStore,
+    boot_disk: PathBuf,
+    store: Arc<Store<Live>>,
+    /// Cancelled when the server goes down.
+    closing: CancellationToken,
+    /// Everything that must end before the server may exit.
+    tasks: TaskTracker,
+}
+
+/// What a caller wants created.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// What for.
+    pub runtime: Runtime,
+    /// The user's name for it.
+    pub name: Option<String>,
+    /// Idle minutes until it is destroyed.
+    pub timeout_minutes: Option<u32>,
+}
+
+/// Frees an environment's place if its creation does not come to an end.
+struct Reservation<'a> {
+    store: &'a Store<Live>,
+    id: Option<EnvironmentId>,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = &self.id {
+            self.store.remove(id);
+        }
+    }
+}
+
+impl Service {
+    /// A service without environments, whose reaper runs. Needs a tokio runtime.
+    #[must_use]
+    pub fn start(
+        settings: Settings,
+        vmm: Vmm,
+        images: ImageStore,
+        boot_disk: PathBuf,
+    ) -> Arc<Self> {
+        let service = Arc::new(Self {
+            overrides: settings.overrides(),
+            store: Arc::new(Store::new(usize::from(settings.max_environments))),
+            settings,
+            vmm,
+            images,
+            boot_disk,
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        service.tasks.spawn(reaper::run(Arc::clone(&service)));
+        service
+    }
+
+    /// The operator's settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What runs the guests' instructions.
+    #[must_use]
+    pub fn accelerator(&self) -> waggle_runtime::Accelerator {
+        self.vmm.accelerator()
+    }
+
+    /// Boots a machine and returns its environment once it takes work.
+    ///
+    /// Dropping the future stops the boot and leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`]; nothing is left of the attempt.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateRequest,
+    ) -> Result<Environment, ServiceError> {
+        let idle_minutes = match request.timeout_minutes {
+            Some(given) => validate::timeout_minutes(given)?,
+            None => self.settings.default_timeout_min,
+        };
+        let name = request.name.map(validate::name).transpose()?;
+        let runtime = request.runtime;
+        let image = self
+            .images
+            .resolve(self.settings.image(runtime))
+            .map_err(|source| ServiceError::Image { runtime, source })?;
+        if self.closing.is_cancelled() {
+            return Err(ServiceError::ShuttingDown);
+        }
+
+        let id = EnvironmentId::random();
+        self.store.insert(Environment {
+            name: name.unwrap_or_else(|| id.to_string()),
+            id: id.clone(),
+            runtime,
+            status: Status::Creating,
+            created_at: now(),
+            idle_timeout: minutes(idle_minutes),
+            failure: None,
+        })?;
+        let mut reservation = Reservation {
+            store: &self.store,
+            id: Some(id.clone()),
+        };
+
+        let options = self.boot_options(&id, image.path);
+        let session = tokio::select! {
+            booted = Session::boot(&self.vmm, &options) => booted?,
+            () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
+        };
+        let times = session.boot_times();
+        tracing::info!(%id, %runtime, init = ?times.init, ready = ?times.ready, "environment booted");
+        let live = Arc::new(Live {
+            session,
+            venv: AtomicBool::new(false),
+        });
+        let environment = self.store.booted(&id, Arc::clone(&live))?;
+        reservation.id = None;
+        self.tasks.spawn(watch(
+            Arc::clone(&self.store),
+            id,
+            live.session.machine().died(),
+        ));
+        Ok(environment)
+    }
+
+    fn boot_options(&self, id: &EnvironmentId, image: PathBuf) -> BootOptions {
+        BootOptions {
+            name: id.to_string(),
+            boot_disk: self.boot_disk.clone(),
+            image,
+            vcpus: self.settings.default_cpus,
+            memory_mib: self.settings.default_memory_mb,
+            scratch_mib: self.settings.default_disk_mb,
+            inject_agent: self.settings.agent_inject,
+            kernel_log_level: self.settings.log_level,
+            timeout: self.settings.boot_timeout,
+        }
+    }
+
+    /// Ends an environment; returns when nothing of it is left. Once begun it goes on to its end,
+    /// even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Unknown`], or [`ServiceError::NotRunning`] while it is being created or
+    /// destroyed by somebody else.
+    pub async fn destroy(&self, id: &EnvironmentId) -> Result<(), ServiceError> {
+        let live = self.store.begin_destroy(id)?;
+        let (store, id) = (Arc::clone(&self.store), id.clone());
+        let end = self.tasks.spawn(async move {
+            if let Some(live) = live {
+                live.session.close().await;
+            }
+            store.remove(&id);
+            tracing::info!(%id, "environment destroyed");
+        });
+        if let Err(error) = end.await {
+            tracing::error!(%error, "destroying an environment failed");
+        }
+        Ok(())
+    }
+
+    /// Copies of all environments, the oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Environment> {
+        self.store.list()
+    }
+
+    /// The right to work in an environment.
+    fn lease(&self, id: &str) -> Result<Lease<Live>, ServiceError> {
+        let id: EnvironmentId = id.parse().map_err(ArgumentError::Id)?;
+        Ok(self.store.lease(&id)?)
+    }
+
+    /// Parses an id as callers give it.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Argument`].
+    pub fn parse_id(text: &str) -> Result<EnvironmentId, ServiceError> {
+        Ok(text.parse().map_err(ArgumentError::Id)?)
+    }
+
+    /// Refuses new environments, destroys all that exist, and waits until nothing is left.
+    pub async fn shut_down(&self) {
+        self.closing.cancel();
+        let destroy = self.list().into_iter().map(|environment| async move {
+            // An error means that it is on its way out already.
+            let _ = self.destroy(&environment.id).await;
+        });
+        futures_util::future::join_all(destroy).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Notes the death of a machine that nobody stopped.
+async fn watch(store: Arc<Store<Live>>, id: EnvironmentId, died: impl Future<Output = Death>) {
+    let death = died.await;
+    // None: it was stopped by `destroy`.
+    let Some(live) = store.failed(&id, death.status.clone()) else {
+        return;
+    };
+    tracing::warn!(%id, why = death.status, console = death.console_tail, "the machine of an environment ended");
+    live.session.close().await;
+}
+
+/// The time of creation, to the second: what a list shows.
+fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}

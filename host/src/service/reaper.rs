@@ -1,0 +1,28 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Destroys environments that nobody has used for longer than their timeout. One that is busy is
+//! never idle, however long its operation takes.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Service;
+
+pub(super) async fn run(service: Arc<Service>) {
+    let mut ticks = interval(service.settings.reaper_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = service.closing.cancelled() => return,
+        }
+        for id in service.store.idle_at(Instant::now()) {
+            tracing::info!(%id, "destroying an idle environment");
+            if let Err(error) = service.destroy(&id).await {
+                tracing::debug!(%id, %error, "somebody else destroyed it first");
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Arguments, parsed into what the use cases work with. Pure.
+
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
+use waggle_protocol::limits::{CODE_MAX, PATH_MAX};
+
+use crate::environment::{MalformedId, Runtime};
+
+/// Longest name of an environment, in characters.
+pub const NAME_MAX: usize = 64;
+/// Most packages in one call: far more than anybody types, far less than an argument list holds.
+pub const PACKAGES_MAX: usize = 100;
+/// Longest package name with its version, in bytes.
+pub const PACKAGE_MAX: usize = 200;
+/// Longest idle time, in minutes.
+pub const TIMEOUT_MINUTES_MAX: u32 = 60;
+
+/// An argument that is not acceptable: which, why, and what would be.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentError {
+    /// Not an id.
+    #[error("{0}; call list_environments to see the ids that exist")]
+    Id(#[from] MalformedId),
+    /// An empty, long or unprintable name.
+    #[error("name must be 1 to {NAME_MAX} printable characters; leave it out to use the id")]
+    Name,
+    /// An idle time out of range.
+    #[error("timeout_minutes {0} is out of range; give 1 to {TIMEOUT_MINUTES_MAX}")]
+    TimeoutMinutes(u32),
+    /// A deadline out of range.
+    #[error("timeout_seconds {given} is out of range; give 1 to {}", max.as_secs())]
+    TimeoutSeconds {
+        /// What was given.
+        given: u64,
+        /// The longest allowed.
+        max: Duration,
+    },
+    /// Too long a program.
+    #[error(
+        "code has {length} bytes, the limit is {CODE_MAX}; write the program with write_file in parts or as data, and execute a short program that runs it"
+    )]
+    CodeTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// No program.
+    #[error("code is empty; give the program to run")]
+    CodeEmpty,
+    /// A path that is not absolute.
+    #[error("path {path:?} is relative; give an absolute path such as /home/sandbox/{hint}")]
+    PathRelative {
+        /// The path, shortened.
+        path: String,
+        /// What to show behind the home folder.
+        hint: String,
+    },
+    /// A path with a NUL byte.
+    #[error("path holds a NUL byte, which no Linux path can; remove it")]
+    PathNul,
+    /// Too long a path.
+    #[error("path has {length} bytes, the limit is {PATH_MAX}; give a shorter one")]
+    PathTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Content that is not base64.
+    #[error("content is not base64 ({0}); give standard base64, or leave encoding out for text")]
+    Base64(base64::DecodeError),
+    /// A depth or limit of zero.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// No package.
+    #[error("packages is empty; give names separated by spaces, such as {}", example(*.0))]
+    PackagesEmpty(Runtime),
+    /// Too many packages.
+    #[error(
+        "{count} packages in one call, the limit is {PACKAGES_MAX}; call install_packages several times"
+    )]
+    PackagesTooMany {
+        /// How many.
+        count: usize,
+    },
+    /// A package name that is not one.
+    #[error(
+        "{name:?} is not a package name: {why}; a valid form is {}", example(*.runtime)
+    )]
+    Package {
+        /// What was given, shortened.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+        /// For which runtime.
+        runtime: Runtime,
+    },
+}
+
+fn example(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Python => "\"requests pandas[excel]==2.2.*\"",
+        Runtime::Node => "\"lodash @types/node@20\"",
+        Runtime::Shell => "\"jq curl\"",
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+/// An environment's name.
+///
+/// # Errors
+///
+/// [`ArgumentError::Name`].
+pub fn name(text: String) -> Result<String, ArgumentError> {
+    let length = text.chars().count();
+    if (1..=NAME_MAX).contains(&length) && !text.chars().any(char::is_control) {
+        Ok(text)
+    } else {
+        Err(ArgumentError::Name)
+    }
+}
+
+/// Idle minutes.
+///
+/// # Errors
+///
+/// [`ArgumentError::TimeoutMinutes`].
+pub fn timeout_minutes(minutes: u32) -> Result<u32, ArgumentError> {
+    if (1..=TIMEOUT_MINUTES_MAX).contains(&minutes) {
+        Ok(minutes)
+    } else {
+        Err(ArgumentError::TimeoutMinutes(minutes))
+    }
+}
+
+/// A deadline.
+///
+/// # Errors
+///
+/// [`ArgumentError::TimeoutSeconds`].
+pub fn timeout_seconds(given: u64, max: Duration) -> Result<Duration, ArgumentError> {
+    if (1..=max.as_secs().max(1)).contains(&given) {
+        Ok(Duration::from_secs(given))
+    } else {
+        Err(ArgumentError::TimeoutSeconds { given, max })
+    }
+}
+
+/// A program's text.
+///
+/// # Errors
+///
+/// [`ArgumentError::CodeEmpty`], [`ArgumentError::CodeTooLong`].
+pub fn code(text: String) -> Result<ByteBuf, ArgumentError> {
+    match text.len() {
+        0 => Err(ArgumentError::CodeEmpty),
+        length if length > CODE_MAX => Err(ArgumentError::CodeTooLong { length }),
+        _ => Ok(ByteBuf::from(text)),
+    }
+}
+
+/// A path in the guest.
+///
+/// # Errors
+///
+/// [`ArgumentError`] if it is relative, too long or holds a NUL.
+pub fn path(text: &str) -> Result<ByteBuf, ArgumentError> {
+    if text.contains('\0') {
+        return Err(ArgumentError::PathNul);
+    }
+    if !text.starts_with('/') {
+        let hint = shortened(text.trim_start_matches("./").trim_start_matches("~/"));
+        return Err(ArgumentError::PathRelative {
+            path: shortened(text),
+            hint,
+        });
+    }
+    if text.len() > PATH_MAX {
+        return Err(ArgumentError::PathTooLong { length: text.len() });
+    }
+    Ok(ByteBuf::from(text.as_bytes()))
+}
+
+/// Package names, separated by white space, as arguments for an installer. Nothing that an installer
+/// could take for an option, a URL or a local file passes.
+///
+/// # Errors
+///
+/// [`ArgumentError`] naming the first that is not acceptable.
+pub fn packages(text: &str, runtime: Runtime) -> Result<Vec<ByteBuf>, ArgumentError> {
+    let names: Vec<_> = text.split_whitespace().collect();
+    match names.len() {
+        0 => return Err(ArgumentError::PackagesEmpty(runtime)),
+        count if count > PACKAGES_MAX => return Err(ArgumentError::PackagesTooMany { count }),
+        _ => {}
+    }
+    let check = |name: &&str| match package(name, runtime) {
+        Ok(()) => Ok(ByteBuf::from(name.as_bytes())),
+        Err(why) => Err(ArgumentError::Package {
+            name: shortened(name),
+            why,
+            runtime,
+        }),
+    };
+    names.iter().map(check).collect()
+}
+
+fn package(name: &str, runtime: Runtime) -> Result<(), &'static str> {
+    if name.len() > PACKAGE_MAX {
+        return Err("it is too long");
+    }
+    if name.starts_with('-') {
+        return Err("options are not allowed");
+    }
+    if name.contains("://") || name.contains("..") {
+        return Err("URLs and paths are not allowed");
+    }
+    let (first, more): (fn(char) -> bool, &str) = match runtime {
+        Runtime::Python => (|c| c.is_ascii_alphanumeric(), "._-[],=<>!~*+"),
+        Runtime::Node => (|c| c.is_ascii_alphanumeric() || c == '@', "._-@/^~*+"),
+        Runtime::Shell => (|c| c.is_ascii_alphanumeric(), "._-+=:~"),
+    };
+    let scoped = name.strip_prefix('@').is_some_and(|rest| {
+        rest.split_once('/')
+            .is_some_and(|(scope, name)| !scope.is_empty() && !name.contains('/'))
+    });
+    if name.contains('/') && !scoped {
+        return Err("URLs and paths are not allowed");
+    }
+    if !name.starts_with(first) || (name.starts_with('@') && !scoped) {
+        return Err("it must start with a letter or digit");
+    }
+    if name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    {
+        Ok(())
+    } else {
+        Err("it holds a character that package names do not have")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_installers_know_pass() {
+        for (text, runtime) in [
+            ("requests", Runtime::Python),
+            ("pandas[excel]==2.2.* numpy>=1.26,<3", Runtime::Python),
+            ("lodash @types/node@^20 is-number@7.0.0", Runtime::Node),
+            (
+                "jq libstdc++6 curl=7.88.1-10+deb12u5 python3:any",
+                Runtime::Shell,
+            ),
+        ] {
+            let names = packages(text, runtime).expect(text);
+            assert_eq!(names.len(), text.split(' ').count());
+        }
+    }
+
+    #[test]
+    fn what_an_installer_could_misread_is_refused_by_name() {
+        for runtime in Runtime::ALL {
+            for text in [
+                "--index-url=x",
+                "-r",
+                "a;b",
+                "$(id)",
+                "`id`",
+                "https://x/y.whl",
+                "./local",
+                "/etc/passwd",
+                "../up",
+                "a|b",
+                "git+https://x",
+                "@scope",
+                "@/x",
+                "@a/b/c",
+                "caf\u{e9}",
+            ] {
+                let error = packages(&format!("jq {text}"), runtime)
+                    .expect_err(text)
+                    .to_string();
+                assert!(
+                    error.contains(text) && error.contains("valid form"),
+                    "{error}"
+                );
+            }
+            assert!(packages("  ", runtime).is_err());
+            assert!(packages(&"a ".repeat(PACKAGES_MAX + 1), runtime).is_err());
+        }
+    }
+
+    #[test]
+    fn paths_are_absolute_and_whole() {
+        assert_eq!(path("/a\nb").expect("a newline is fine").as_ref(), b"/a\nb");
+        let error = path("./notes.txt").expect_err("relative").to_string();
+        assert!(error.contains("/home/sandbox/notes.txt"), "{error}");
+        assert!(matches!(path("/a\0b"), Err(ArgumentError::PathNul)));
+        assert!(matches!(path(""), Err(ArgumentError::PathRelative { .. })));
+        assert!(path(&format!("/{}", "x".repeat(PATH_MAX - 1))).is_ok());
+        assert!(path(&format!("/{}", "x".repeat(PATH_MAX))).is_err());
+    }
+
+    #[test]
+    fn limits_are_inclusive() {
+        assert!(code("x".repeat(CODE_MAX)).is_ok());
+        assert!(matches!(
+            code("x".repeat(CODE_MAX + 1)),
+            Err(ArgumentError::CodeTooLong { .. })
+        ));
+        assert!(timeout_minutes(60).is_ok() && timeout_minutes(61).is_err());
+        let max = Duration::from_secs(300);
+        assert!(timeout_seconds(300, max).is_ok() && timeout_seconds(301, max).is_err());
+        assert!(timeout_minutes(0).is_err() && timeout_seconds(0, max).is_err());
+        assert!(name("x".repeat(64)).is_ok() && name("x".repeat(65)).is_err());
+        assert!(name(String::new()).is_err() && name("a\u{1b}[0m".into()).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Running code and installing packages in an environment.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use serde_bytes::ByteBuf;
+use waggle_protocol::message::{EndReason, EnvVar, Exec, ExitStatus, Program, User};
+
+use super::{Live, Service, ServiceError, validate};
+use crate::{
+    environment::{Runtime, store::Lease},
+    resolve::{self, VENV},
+    session::{ExecOutput, LinkError},
+};
+
+/// Most bytes kept of each output stream: the first and the last half of it. Bounds what a call
+/// costs the host, whatever the program prints.
+const OUTPUT_MAX: usize = 1024 * 1024;
+
+/// How long the host waits to learn whether a broken connection was in fact a dead machine.
+const DEATH_WAIT: Duration = Duration::from_secs(2);
+
+/// The signal that ends a program at its deadline, and the exit code that shells give it.
+const SIGKILL: i32 = 9;
+const SIGNAL_BASE: i32 = 128;
+
+/// A program to run.
+#[derive(Debug)]
+pub struct ExecuteRequest {
+    /// Where.
+    pub environment_id: String,
+    /// Its text.
+    pub code: String,
+    /// Its language; the environment's runtime if absent.
+    pub language: Option<Runtime>,
+    /// Seconds it may take; the operator's default if absent.
+    pub timeout_seconds: Option<u64>,
+}
+
+/// Why a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// By itself.
+    Exited,
+    /// By a signal.
+    Signal,
+    /// Killed at its deadline.
+    Deadline,
+    /// Killed because of too much output.
+    OutputLimit,
+    /// Killed because the environment's memory ran out.
+    OutOfMemory,
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its standard output, cut in the middle if long.
+    pub stdout: String,
+    /// Its standard error, likewise.
+    pub stderr: String,
+    /// Its exit code; 128 plus the signal's number if a signal ended it.
+    pub exit_code: i32,
+    /// How long it ran.
+    pub duration: Duration,
+    /// Why it ended.
+    pub ended: Ended,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Bytes of output that are left out of `stdout` and `stderr`.
+    pub left_out: u64,
+}
+
+impl Service {
+    /// Runs a program and returns what it printed.
+    ///
+    /// A program that fails is a success here; so is one killed at its deadline, whose output so far
+    /// is returned. Dropping the future kills the program.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`] if it was not run, or if its outcome is not known.
+    pub async fn execute(&self, request: ExecuteRequest) -> Result<Executed, ServiceError> {
+        let lease = self.lease(&request.environment_id)?;
+        let limit = match request.timeout_seconds {
+            Some(given) => validate::timeout_seconds(given, self.settings.max_exec_timeout)?,
+            None => self.settings.default_exec_timeout,
+        };
+        let language = request.language.unwrap_or(lease.environment.runtime);
+        let interpreter = resolve::interpreter(
+            language,
+            &self.overrides,
+            lease.live.session.capabilities(),
+            lease.live.uses_venv(),
+        );
+        let program = Program::Code {
+            interpreter,
+            extension: resolve::extension(language).to_owned(),
+            code: validate::code(request.code)?,
+        };
+        self.run(&lease, program, User::Sandbox, Vec::new(), limit)
+            .await
+    }
+
+    async fn run(
+        &self,
+        lease: &Lease<Live>,
+        program: Program,
+        user: User,
+        env: Vec<EnvVar>,
+        limit: Duration,
+    ) -> Result<Executed, ServiceError> {
+        let exec = Exec {
+            program,
+            env,
+            directory: None,
+            user,
+            deadline_ms: Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            output_limit: None,
+            stdin: false,
+        };
+        let start = Instant::now();
+        let ExecOutput {
+            stdout,
+            stderr,
+            end,
+        } = lease.live.session.exec(exec, OUTPUT_MAX).await;
+        let (ended, status, duration) = match end {
+            Ok(end) => (end.reason, end.status, Duration::from_micros(end.wall_us)),
+            // The agent did not keep the deadline; dropping the connection has cancelled the program.
+            Err(LinkError::Unanswered { .. }) if start.elapsed() >= limit => (
+                EndReason::Deadline,
+                ExitStatus::Signal(SIGKILL),
+                start.elapsed(),
+            ),
+            Err(error) => return Err(self.explain(lease, error).await),
+        };
+        let left_out = stdout.left_out() + stderr.left_out();
+        let (exit_code, signal) = match status {
+            ExitStatus::Code(code) => (code, None),
+            ExitStatus::Signal(signal) => (SIGNAL_BASE.saturating_add(signal), Some(signal)),
+        };
+        let ended = match (ended, signal) {
+            (EndReason::Exited, None) => Ended::Exited,
+            (EndReason::Exited, Some(_)) => Ended::Signal,
+            (EndReason::Deadline, _) => Ended::Deadline,
+            (EndReason::OutputLimit, _) => Ended::OutputLimit,
+            (EndReason::OutOfMemory, _) => Ended::OutOfMemory,
+        };
+        let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
+        Ok(Executed {
+            stdout,
+            stderr,
+            exit_code,
+            duration,
+            ended,
+            signal,
+            left_out,
+        })
+    }
+
+    /// What a failed operation means for the caller: a refusal, a dead machine, or an outcome that
+    /// nobody knows.
+    pub(super) async fn explain(&self, lease: &Lease<Live>, error: LinkError) -> ServiceError {
+        let failure = match error {
+            LinkError::Failed(failure) => return ServiceError::Guest(failure),
+            error => error,
+        };
+        let id = lease.environment.id.clone();
+        let died = lease.live.session.machine().died();
+        if tokio::time::timeout(DEATH_WAIT, died).await.is_ok() {
+            return ServiceError::MachineLost(id);
+        }
+        ServiceError::OutcomeUnknown {
+            id,
+            source: failure,
+        }
+    }
+
+    /// Installs packages by the environment's own installer.
+    ///
+    /// Where the image's Python refuses (PEP 668), a virtual environment is made and used from then
+    /// on, also by [`Service::execute`].
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`] if the installer was not run, or if its outcome is not known.
+    pub async fn install_packages(
+        &self,
+        environment_id: &str,
+        packages: &str,
+    ) -> Result<Executed, ServiceError> {
+        let lease = self.lease(environment_id)?;
+        let runtime = lease.environment.runtime;
+        let names = validate::packages(packages, runtime)?;
+        let first = self.install(&lease, &names).await?;
+        let refused = runtime == Runtime::Python
+            && first.exit_code != 0
+            && first.stderr.contains("externally-managed-environment");
+        if !refused || lease.live.uses_venv() {
+            return Ok(first);
+        }
+        let make = [b"python3".as_slice(), b"-m", b"venv", VENV.as_bytes()];
+        let make = Program::Command(make.into_iter().map(ByteBuf::from).collect());
+        let limit = self.settings.max_exec_timeout;
+        let made = self
+            .run(&lease, make, User::Sandbox, Vec::new(), limit)
+            .await?;
+        if made.exit_code != 0 {
+            return Ok(made);
+        }
+        lease.live.venv.store(true, Ordering::Release);
+        self.install(&lease, &names).await
+    }
+
+    async fn install(
+        &self,
+        lease: &Lease<Live>,
+        names: &[ByteBuf],
+    ) -> Result<Executed, ServiceError> {
+        let (mut command, user) = resolve::installer(
+            lease.environment.runtime,
+            &self.overrides,
+            lease.live.session.capabilities(),
+            lease.live.uses_venv(),
+        );
+        command.extend_from_slice(names);
+        let variable = |name: &str, value: &str| EnvVar {
+            name: ByteBuf::from(name.as_bytes()),
+            value: ByteBuf::from(value.as_bytes()),
+        };
+        // An installer that asks a question would wait until its deadline.
+        let env = vec![
+            variable("DEBIAN_FRONTEND", "noninteractive"),
+            variable("PIP_NO_INPUT", "1"),
+            variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+        ];
+        let limit = self.settings.max_exec_timeout;
+        self.run(lease, Program::Command(command), user, env, limit)
+            .await
+    }
+}

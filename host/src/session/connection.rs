@@ -1,0 +1,398 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! One connection to an agent: the handshake, then one operation after another.
+//!
+//! The guest is not trusted. Frames are bounded by the protocol's limits before anything is
+//! reserved; a frame that breaks the rules is a [`LinkError`], after which the connection is of no
+//! further use. Only after `Ok` or [`LinkError::Failed`] may it carry another operation.
+//!
+//! Cancel safety: dropping any future here in the middle of an operation leaves the connection
+//! unusable; drop it too. The agent takes that as cancellation.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::{Decoder, Encoder, Framed};
+use waggle_protocol::{
+    codec::{self, CodecError},
+    frame::{self, Frame, FrameError, Kind},
+    handshake::{HandshakeError, Hello, negotiate},
+    limits::{DATA_PAYLOAD_MAX, REPLY_PAYLOAD_MAX},
+    message::{
+        Capabilities, Entry, Exec, ExecEnd, Failure, FileInfo, ListFiles, ReadFile, Reply, Request,
+        WriteFile,
+    },
+};
+
+use super::capture::Capture;
+
+/// Why an operation in the guest did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The agent refused or could not; the connection is in order.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The connection could not be made.
+    #[error("cannot reach the guest's agent")]
+    Connect(#[source] waggle_runtime::ConnectError),
+    /// The connection ended in the middle of an operation.
+    #[error("the guest closed the connection")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection to the guest broke")]
+    Io(#[from] std::io::Error),
+    /// The guest broke the rules of framing.
+    #[error("the guest broke the protocol")]
+    Frame(#[from] FrameError),
+    /// The guest sent something that is no message.
+    #[error("the guest broke the protocol")]
+    Codec(#[from] CodecError),
+    /// Host and guest have no protocol version in common.
+    #[error("host and guest cannot talk")]
+    Handshake(#[from] HandshakeError),
+    /// The guest sent a message that is not due.
+    #[error("the guest broke the protocol: {0}")]
+    Unexpected(&'static str),
+    /// The guest sent more than was asked for.
+    #[error("the guest sent more than the {limit} {unit} asked for")]
+    TooMuch {
+        /// What was asked for.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// The guest did not answer in time.
+    #[error("the guest did not answer within {seconds} seconds")]
+    Unanswered {
+        /// How long the host waited.
+        seconds: u64,
+    },
+}
+
+/// The protocol's frames as tokio-util's codec.
+#[derive(Debug)]
+struct Wire;
+
+impl Decoder for Wire {
+    type Item = Frame;
+    type Error = LinkError;
+
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, LinkError> {
+        Ok(frame::decode(buffer, REPLY_PAYLOAD_MAX)?)
+    }
+}
+
+impl Encoder<Frame> for Wire {
+    type Error = LinkError;
+
+    fn encode(&mut self, frame: Frame, buffer: &mut BytesMut) -> Result<(), LinkError> {
+        frame::encode(frame.kind, &frame.payload, buffer);
+        Ok(())
+    }
+}
+
+fn control<M: serde::Serialize>(message: &M) -> Frame {
+    Frame {
+        kind: Kind::Control,
+        payload: Bytes::from(codec::to_payload(message)),
+    }
+}
+
+/// A connection whose peer is a guest.
+#[derive(Debug)]
+pub struct Connection<S> {
+    framed: Framed<S, Wire>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Wraps a stream that the host opened to the agent, and shakes hands.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] if the peer does not answer as an agent.
+    pub async fn open(stream: S) -> Result<Self, LinkError> {
+        let mut connection = Self {
+            framed: Framed::new(stream, Wire),
+        };
+        connection.framed.send(control(&Hello::OURS)).await?;
+        let theirs = connection.receive().await?;
+        negotiate(Hello::OURS, theirs)?;
+        Ok(connection)
+    }
+
+    /// Wraps a stream that the guest opened to the host, and shakes hands: the guest speaks first.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] if the peer does not speak as a guest of ours.
+    pub async fn welcome(stream: S) -> Result<Self, LinkError> {
+        let mut connection = Self {
+            framed: Framed::new(stream, Wire),
+        };
+        let theirs = connection.receive().await?;
+        // A peer without a common version still learns what this side speaks.
+        connection.framed.send(control(&Hello::OURS)).await?;
+        negotiate(Hello::OURS, theirs)?;
+        Ok(connection)
+    }
+
+    /// The stream below.
+    pub fn stream(&self) -> &S {
+        self.framed.get_ref()
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Io`].
+    pub async fn send<M: serde::Serialize>(&mut self, message: &M) -> Result<(), LinkError> {
+        self.framed.send(control(message)).await
+    }
+
+    async fn frame(&mut self) -> Result<Frame, LinkError> {
+        self.framed.next().await.ok_or(LinkError::Closed)?
+    }
+
+    /// Receives one message.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] if the connection ends or the next frame is no such message.
+    pub async fn receive<M: serde::de::DeserializeOwned>(&mut self) -> Result<M, LinkError> {
+        Ok(codec::message(&self.frame().await?)?)
+    }
+
+    /// A reply, with the agent's own failures turned into errors.
+    async fn reply(&mut self) -> Result<Reply, LinkError> {
+        settle(self.receive().await?)
+    }
+
+    /// One round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn ping(&mut self) -> Result<(), LinkError> {
+        self.send(&Request::Ping).await?;
+        match self.reply().await? {
+            Reply::Pong => Ok(()),
+            _ => Err(LinkError::Unexpected("an answer to ping that is no pong")),
+        }
+    }
+
+    /// What the image offers.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn probe(&mut self) -> Result<Capabilities, LinkError> {
+        self.send(&Request::Probe).await?;
+        match self.reply().await? {
+            Reply::Capabilities(capabilities) => Ok(capabilities),
+            _ => Err(LinkError::Unexpected(
+                "an answer to probe that is no capabilities",
+            )),
+        }
+    }
+
+    /// Runs a program without standard input; its output goes to the captures as it comes.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]; the captures then hold what had come.
+    pub async fn exec(
+        &mut self,
+        exec: Exec,
+        stdout: &mut Capture,
+        stderr: &mut Capture,
+    ) -> Result<ExecEnd, LinkError> {
+        self.send(&Request::Exec(exec)).await?;
+        loop {
+            let frame = self.frame().await?;
+            match frame.kind {
+                Kind::Stdout => stdout.push(&frame.payload),
+                Kind::Stderr => stderr.push(&frame.payload),
+                Kind::Control => match settle(codec::message(&frame)?)? {
+                    Reply::Started { .. } => {}
+                    Reply::Ended(end) => return Ok(end),
+                    _ => return Err(LinkError::Unexpected("a reply that exec does not have")),
+                },
+                Kind::Stdin | Kind::File => {
+                    return Err(LinkError::Unexpected(
+                        "a data frame that exec does not have",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Replaces a file by `content`. Returns the bytes written.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]. A failure that the agent reports before it has read all leaves the connection
+    /// out of step, which is why it is an early end here and not [`LinkError::Failed`] alone: the
+    /// second value says whether the connection may be used again.
+    pub async fn write_file(
+        &mut self,
+        request: WriteFile,
+        content: &[u8],
+    ) -> (Result<u64, LinkError>, Reusable) {
+        let mut all_sent = false;
+        let outcome = self.upload(request, content, &mut all_sent).await;
+        let in_order = matches!(outcome, Ok(_) | Err(LinkError::Failed(_)));
+        (
+            outcome,
+            if in_order && all_sent {
+                Reusable::Yes
+            } else {
+                Reusable::No
+            },
+        )
+    }
+
+    async fn upload(
+        &mut self,
+        request: WriteFile,
+        content: &[u8],
+        all_sent: &mut bool,
+    ) -> Result<u64, LinkError> {
+        self.send(&Request::WriteFile(request)).await?;
+        let (mut sink, mut stream) = (&mut self.framed).split();
+        let send = async {
+            for piece in content.chunks(DATA_PAYLOAD_MAX) {
+                let payload = Bytes::copy_from_slice(piece);
+                sink.feed(Frame {
+                    kind: Kind::File,
+                    payload,
+                })
+                .await?;
+            }
+            sink.send(Frame {
+                kind: Kind::File,
+                payload: Bytes::new(),
+            })
+            .await?;
+            *all_sent = true;
+            // The reply decides.
+            std::future::pending::<Result<(), LinkError>>().await
+        };
+        // Both ways at once: an agent that fails early answers without reading the rest.
+        let frame = tokio::select! {
+            biased;
+            frame = stream.next() => frame.ok_or(LinkError::Closed)??,
+            Err(error) = send => return Err(error),
+        };
+        match settle(codec::message(&frame)?)? {
+            Reply::Written { bytes } => Ok(bytes),
+            _ => Err(LinkError::Unexpected(
+                "an answer to a write that it does not have",
+            )),
+        }
+    }
+
+    /// Reads a file, or the part that `request` names, into memory: at most `ceiling` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::TooMuch`] when there is more than `ceiling`; other [`LinkError`]s.
+    pub async fn read_file(
+        &mut self,
+        request: ReadFile,
+        ceiling: u64,
+    ) -> Result<(FileInfo, Vec<u8>), LinkError> {
+        self.send(&Request::ReadFile(request)).await?;
+        let Reply::File(info) = self.reply().await? else {
+            return Err(LinkError::Unexpected(
+                "an answer to a read that it does not have",
+            ));
+        };
+        let mut content = Vec::new();
+        loop {
+            let frame = self.frame().await?;
+            match frame.kind {
+                Kind::File => {
+                    content.extend_from_slice(&frame.payload);
+                    if u64::try_from(content.len()).unwrap_or(u64::MAX) > ceiling {
+                        return Err(LinkError::TooMuch {
+                            limit: ceiling,
+                            unit: "bytes",
+                        });
+                    }
+                }
+                Kind::Control => match settle(codec::message(&frame)?)? {
+                    Reply::FileEnd { .. } => return Ok((info, content)),
+                    _ => return Err(LinkError::Unexpected("a reply that a read does not have")),
+                },
+                Kind::Stdin | Kind::Stdout | Kind::Stderr => {
+                    return Err(LinkError::Unexpected(
+                        "a data frame that a read does not have",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Lists a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]; [`LinkError::TooMuch`] when the guest sends more entries than the request's
+    /// limit.
+    pub async fn list_files(&mut self, request: ListFiles) -> Result<Listing, LinkError> {
+        let limit = request.limit;
+        self.send(&Request::ListFiles(request)).await?;
+        let mut entries = Vec::new();
+        loop {
+            match self.reply().await? {
+                Reply::Entries(batch) => entries.extend(batch),
+                Reply::ListEnd {
+                    truncated,
+                    unreadable,
+                } => {
+                    return Ok(Listing {
+                        entries,
+                        truncated,
+                        unreadable,
+                    });
+                }
+                _ => return Err(LinkError::Unexpected("a reply that a list does not have")),
+            }
+            if u32::try_from(entries.len()).unwrap_or(u32::MAX) > limit {
+                return Err(LinkError::TooMuch {
+                    limit: u64::from(limit),
+                    unit: "entries",
+                });
+            }
+        }
+    }
+}
+
+fn settle(reply: Reply) -> Result<Reply, LinkError> {
+    match reply {
+        Reply::Failed(failure) => Err(LinkError::Failed(failure)),
+        reply => Ok(reply),
+    }
+}
+
+/// Whether a connection is in step with its peer after an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reusable {
+    /// It may carry another operation.
+    Yes,
+    /// It must be dropped.
+    No,
+}
+
+/// A folder's content.
+#[derive(Debug)]
+pub struct Listing {
+    /// Its entries.
+    pub entries: Vec<Entry>,
+    /// Whether the limit cut the list.
+    pub truncated: bool,
+    /// Entries that could not be read.
+    pub unreadable: u64,
+}

@@ -1,0 +1,242 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The host's live link to one guest: its machine, and a small pool of connections to its agent.
+//!
+//! Owns the machine. Does not own what an environment is, nor how a tool's arguments become an
+//! operation.
+//!
+//! Invariants: a connection carries one operation at a time and returns to the pool only after a
+//! clean end; dropping an operation's future drops its connection, which the agent takes as
+//! cancellation. No operation is ever sent twice.
+
+pub mod boot;
+pub mod capture;
+pub mod connection;
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use waggle_protocol::{
+    boot::{AGENT_PORT, Ready},
+    message::{Capabilities, Exec, ExecEnd, FileInfo, ListFiles, ReadFile, WriteFile},
+};
+use waggle_runtime::{Machine, MachineStream};
+
+pub use boot::{BootError, BootOptions, BootTimes};
+use capture::Capture;
+pub use connection::LinkError;
+use connection::{Connection, Listing, Reusable};
+
+/// Idle connections kept for the next operation. A new one costs a round trip more; eight covers
+/// the concurrency of one busy user.
+const POOL_MAX: usize = 8;
+
+/// How long the agent may take to answer anything that is not a program: generous, for emulated
+/// machines under load.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How much longer than a program's deadline the host waits for the agent to report its end.
+const DEADLINE_GRACE: Duration = Duration::from_secs(15);
+
+type GuestConnection = Connection<MachineStream>;
+
+/// The live link to one guest.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    ready: Ready,
+    times: BootTimes,
+    idle: Mutex<Vec<GuestConnection>>,
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct ExecOutput {
+    /// Its standard output.
+    pub stdout: Capture,
+    /// Its standard error.
+    pub stderr: Capture,
+    /// How it ended, or why that is not known.
+    pub end: Result<ExecEnd, LinkError>,
+}
+
+impl Session {
+    fn new(machine: Machine, ready: Ready, times: BootTimes) -> Self {
+        Self {
+            machine,
+            ready,
+            times,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// What the agent found in the image when it started.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.ready.capabilities
+    }
+
+    /// What the agent said when it reported ready.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// How long the boot took.
+    pub fn boot_times(&self) -> BootTimes {
+        self.times
+    }
+
+    /// The machine below.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Kills the machine; returns when nothing of it is left. Idempotent.
+    pub async fn close(&self) {
+        self.machine.stop().await;
+    }
+
+    /// A connection for one operation: one from the pool that is still alive, or a new one.
+    async fn checkout(&self) -> Result<GuestConnection, LinkError> {
+        while let Some(connection) = self.idle().pop() {
+            // An idle peer has nothing to say: anything but "would block" is an end or a violation.
+            match connection.stream().try_read(&mut [0]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Ok(connection);
+                }
+                _ => drop(connection),
+            }
+        }
+        let open = async {
+            let stream = self
+                .machine
+                .connect(AGENT_PORT)
+                .await
+                .map_err(LinkError::Connect)?;
+            Connection::open(stream).await
+        };
+        within(ANSWER_TIMEOUT, open).await
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<GuestConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, connection: GuestConnection) {
+        let mut idle = self.idle();
+        if idle.len() < POOL_MAX {
+            idle.push(connection);
+        }
+    }
+
+    /// Gives the connection back if the operation's outcome says that it is in step.
+    fn settle<T>(
+        &self,
+        connection: GuestConnection,
+        outcome: Result<T, LinkError>,
+    ) -> Result<T, LinkError> {
+        if matches!(outcome, Ok(_) | Err(LinkError::Failed(_))) {
+            self.give_back(connection);
+        }
+        outcome
+    }
+
+    /// One round trip to the agent.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn ping(&self) -> Result<(), LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.ping()).await;
+        self.settle(connection, outcome)
+    }
+
+    /// Runs a program; each output stream is kept up to `output_limit` bytes.
+    ///
+    /// The agent enforces `exec.deadline_ms`. If it does not answer, the host gives up some seconds
+    /// later: [`ExecOutput::end`] is then [`LinkError::Unanswered`].
+    pub async fn exec(&self, exec: Exec, output_limit: usize) -> ExecOutput {
+        let mut stdout = Capture::new(output_limit);
+        let mut stderr = Capture::new(output_limit);
+        let end = self.exec_into(exec, &mut stdout, &mut stderr).await;
+        ExecOutput {
+            stdout,
+            stderr,
+            end,
+        }
+    }
+
+    async fn exec_into(
+        &self,
+        exec: Exec,
+        stdout: &mut Capture,
+        stderr: &mut Capture,
+    ) -> Result<ExecEnd, LinkError> {
+        let limit = exec
+            .deadline_ms
+            .map(|ms| Duration::from_millis(ms) + DEADLINE_GRACE);
+        let mut connection = self.checkout().await?;
+        let run = connection.exec(exec, stdout, stderr);
+        let outcome = match limit {
+            Some(limit) => within(limit, run).await,
+            None => run.await,
+        };
+        self.settle(connection, outcome)
+    }
+
+    /// Replaces a file by `content`. Returns the bytes written.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn write_file(&self, request: WriteFile, content: &[u8]) -> Result<u64, LinkError> {
+        let mut connection = self.checkout().await?;
+        let write = async { Ok(connection.write_file(request, content).await) };
+        let (outcome, reusable) = within(ANSWER_TIMEOUT, write).await?;
+        if reusable == Reusable::Yes {
+            self.give_back(connection);
+        }
+        outcome
+    }
+
+    /// Reads a file, or a part of it, of at most `ceiling` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn read_file(
+        &self,
+        request: ReadFile,
+        ceiling: u64,
+    ) -> Result<(FileInfo, Vec<u8>), LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.read_file(request, ceiling)).await;
+        self.settle(connection, outcome)
+    }
+
+    /// Lists a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn list_files(&self, request: ListFiles) -> Result<Listing, LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.list_files(request)).await;
+        self.settle(connection, outcome)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    timeout(limit, operation)
+        .await
+        .unwrap_or(Err(LinkError::Unanswered {
+            seconds: limit.as_secs(),
+        }))
+}

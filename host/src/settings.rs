@@ -1,0 +1,338 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the operator chose, by flag or by variable, validated at start.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use waggle_runtime::AcceleratorChoice;
+
+use crate::{
+    environment::Runtime,
+    resolve::{Override, Overrides, Purpose},
+};
+
+/// The flags shared by all commands that run environments. Each has a variable; a flag wins.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// Most environments that may exist at once
+    #[arg(long, env = "WAGGLE_MAX_ENVIRONMENTS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_environments: u16,
+
+    /// Virtual CPUs of an environment
+    #[arg(long, env = "WAGGLE_DEFAULT_CPUS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub default_cpus: u8,
+
+    /// Memory of an environment, in MiB
+    #[arg(long, env = "WAGGLE_DEFAULT_MEMORY_MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=262_144))]
+    pub default_memory_mb: u32,
+
+    /// Size of an environment's scratch disk, in MiB; it occupies only what is written to it
+    #[arg(long, env = "WAGGLE_DEFAULT_DISK_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub default_disk_mb: u32,
+
+    /// Minutes an environment may be idle before it is destroyed, where the caller does not say
+    #[arg(long, env = "WAGGLE_DEFAULT_TIMEOUT_MIN", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub default_timeout_min: u32,
+
+    /// How long a machine may take to boot (like 30s, 2m)
+    #[arg(long, env = "WAGGLE_BOOT_TIMEOUT", default_value = "2m", value_parser = duration)]
+    pub boot_timeout: Duration,
+
+    /// How long `execute` may run where the caller does not say
+    #[arg(long, env = "WAGGLE_DEFAULT_EXEC_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub default_exec_timeout: Duration,
+
+    /// How long `execute` may run at most
+    #[arg(long, env = "WAGGLE_MAX_EXEC_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub max_exec_timeout: Duration,
+
+    /// How often idle environments are looked for
+    #[arg(long, env = "WAGGLE_REAPER_INTERVAL", default_value = "1m", value_parser = duration)]
+    pub reaper_interval: Duration,
+
+    /// Where machines, the kernel and the boot disk live [default: `waggle` in the user's cache]
+    #[arg(long, env = "WAGGLE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where libkrunfw and vhost-device-vsock are [default: `lib` in the data folder, then the
+    /// system's folders]
+    #[arg(long, env = "WAGGLE_LIB_DIR")]
+    pub lib_dir: Option<PathBuf>,
+
+    /// Where the images are [default: `waggle/images` in the user's cache]
+    #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
+    pub image_cache_dir: Option<PathBuf>,
+
+    /// Image of the runtime python
+    #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "python")]
+    pub image_python: String,
+
+    /// Image of the runtime node
+    #[arg(long, env = "WAGGLE_IMAGE_NODE", default_value = "node")]
+    pub image_node: String,
+
+    /// Image of the runtime shell
+    #[arg(long, env = "WAGGLE_IMAGE_SHELL", default_value = "shell")]
+    pub image_shell: String,
+
+    /// What runs the guests' instructions; `auto` uses KVM if it boots the guest kernel
+    #[arg(long, env = "WAGGLE_ACCELERATOR", default_value = "auto", value_parser = accelerator)]
+    pub accelerator: AcceleratorChoice,
+
+    /// Run the guest agent that this binary carries, not the one in the image
+    #[arg(long, env = "WAGGLE_AGENT_INJECT", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+    pub agent_inject: bool,
+
+    /// Verbosity of the guests' consoles, 0 to 5
+    #[arg(long, env = "WAGGLE_LOG_LEVEL", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub log_level: u8,
+
+    /// Interpreter for Python: an absolute path in the guest
+    #[arg(long, env = "WAGGLE_RUNTIME_PYTHON_EXEC_COMMAND")]
+    pub runtime_python_exec_command: Option<String>,
+
+    /// Installer for Python packages: an absolute path in the guest, and arguments
+    #[arg(long, env = "WAGGLE_RUNTIME_PYTHON_INSTALL_COMMAND")]
+    pub runtime_python_install_command: Option<String>,
+
+    /// Interpreter for JavaScript
+    #[arg(long, env = "WAGGLE_RUNTIME_NODE_EXEC_COMMAND")]
+    pub runtime_node_exec_command: Option<String>,
+
+    /// Installer for Node packages
+    #[arg(long, env = "WAGGLE_RUNTIME_NODE_INSTALL_COMMAND")]
+    pub runtime_node_install_command: Option<String>,
+
+    /// Interpreter for shell programs
+    #[arg(long, env = "WAGGLE_RUNTIME_SHELL_EXEC_COMMAND")]
+    pub runtime_shell_exec_command: Option<String>,
+
+    /// Installer for system packages
+    #[arg(long, env = "WAGGLE_RUNTIME_SHELL_INSTALL_COMMAND")]
+    pub runtime_shell_install_command: Option<String>,
+}
+
+/// Settings that contradict one another, or that need a home folder where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The user has no cache folder to default to.
+    #[error("no home folder is known; set WAGGLE_DATA_DIR to a folder for machines and images")]
+    NoHome,
+    /// The default would be refused.
+    #[error(
+        "WAGGLE_DEFAULT_EXEC_TIMEOUT ({}) is above WAGGLE_MAX_EXEC_TIMEOUT ({}); lower the one or raise the other",
+        humantime::format_duration(*default), humantime::format_duration(*max)
+    )]
+    ExecTimeouts {
+        /// The default.
+        default: Duration,
+        /// The maximum.
+        max: Duration,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it like 30s, 5m or 168h")),
+    }
+}
+
+fn accelerator(text: &str) -> Result<AcceleratorChoice, String> {
+    match text {
+        "auto" => Ok(AcceleratorChoice::Auto),
+        "kvm" => Ok(AcceleratorChoice::Kvm),
+        "tcg" => Ok(AcceleratorChoice::Tcg),
+        other => Err(format!("{other:?} is none of auto, kvm, tcg")),
+    }
+}
+
+impl Settings {
+    /// Checks what one flag alone cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] naming what to change.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let (default, max) = (self.default_exec_timeout, self.max_exec_timeout);
+        if default > max {
+            return Err(SettingsError::ExecTimeouts { default, max });
+        }
+        self.data_dir().map(drop)
+    }
+
+    /// Where machines, the kernel and the boot disk live.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::NoHome`].
+    pub fn data_dir(&self) -> Result<PathBuf, SettingsError> {
+        self.data_dir.clone().map_or_else(default_dir, Ok)
+    }
+
+    /// Where the images are. Not below a chosen data folder: images are shared.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::NoHome`].
+    pub fn image_cache_dir(&self) -> Result<PathBuf, SettingsError> {
+        match &self.image_cache_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(default_dir()?.join("images")),
+        }
+    }
+
+    /// The name of `runtime`'s image.
+    #[must_use]
+    pub fn image(&self, runtime: Runtime) -> &str {
+        match runtime {
+            Runtime::Python => &self.image_python,
+            Runtime::Node => &self.image_node,
+            Runtime::Shell => &self.image_shell,
+        }
+    }
+
+    /// The operator's commands. One that is not acceptable is ignored with a warning, so that a typo
+    /// does not take the whole server down.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::default();
+        for (runtime, purpose, text) in [
+            (
+                Runtime::Python,
+                Purpose::Exec,
+                &self.runtime_python_exec_command,
+            ),
+            (
+                Runtime::Python,
+                Purpose::Install,
+                &self.runtime_python_install_command,
+            ),
+            (
+                Runtime::Node,
+                Purpose::Exec,
+                &self.runtime_node_exec_command,
+            ),
+            (
+                Runtime::Node,
+                Purpose::Install,
+                &self.runtime_node_install_command,
+            ),
+            (
+                Runtime::Shell,
+                Purpose::Exec,
+                &self.runtime_shell_exec_command,
+            ),
+            (
+                Runtime::Shell,
+                Purpose::Install,
+                &self.runtime_shell_install_command,
+            ),
+        ] {
+            let Some(text) = text else { continue };
+            match Override::parse(text, purpose) {
+                Ok(command) => overrides.set(runtime, purpose, command),
+                Err(error) => {
+                    tracing::warn!(%runtime, ?purpose, %error, "ignored a command override");
+                }
+            }
+        }
+        overrides
+    }
+}
+
+fn default_dir() -> Result<PathBuf, SettingsError> {
+    use etcetera::BaseStrategy as _;
+    let strategy = etcetera::choose_base_strategy().map_err(|_| SettingsError::NoHome)?;
+    Ok(strategy.cache_dir().join("waggle"))
+}
+
+/// Where `waggle serve` listens, beside the shared settings.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HttpSettings {
+    /// Address and port to listen on
+    #[arg(long, env = "WAGGLE_LISTEN_ADDR", default_value = "127.0.0.1:8080", value_parser = loopback)]
+    pub listen_addr: SocketAddr,
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not like 127.0.0.1:8080 or [::1]:8080"))?;
+    // There is no authentication yet: whoever reaches the port owns the environments.
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err(format!(
+            "{} is not a loopback address, and the port asks for no password",
+            address.ip()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        http: HttpSettings,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Line, String> {
+        Line::try_parse_from([&["waggle"], arguments].concat()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_original() {
+        let line = parse(&[]).expect("no flag is required");
+        let settings = line.settings;
+        assert_eq!(line.http.listen_addr.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.max_environments, 10);
+        assert_eq!(
+            (settings.default_cpus, settings.default_memory_mb),
+            (1, 512)
+        );
+        assert_eq!(settings.default_timeout_min, 30);
+        assert_eq!(settings.boot_timeout, Duration::from_secs(120));
+        assert_eq!(settings.default_exec_timeout, Duration::from_secs(30));
+        assert_eq!(settings.max_exec_timeout, Duration::from_secs(300));
+        assert_eq!(settings.reaper_interval, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_value() {
+        for arguments in [
+            ["--max-environments", "0"],
+            ["--default-timeout-min", "61"],
+            ["--boot-timeout", "soon"],
+            ["--boot-timeout", "0s"],
+            ["--accelerator", "hvf"],
+            ["--listen-addr", "0.0.0.0:80"],
+            ["--listen-addr", "localhost"],
+        ] {
+            let Err(error) = parse(&arguments) else {
+                panic!("accepted {arguments:?}")
+            };
+            assert!(error.contains(arguments[1]), "{error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let line = parse(&["--default-exec-timeout", "10m"]).expect("each is fine by itself");
+        let error = line
+            .settings
+            .validate()
+            .expect_err("above the maximum")
+            .to_string();
+        assert!(error.contains("10m") && error.contains("5m"), "{error}");
+    }
+}
