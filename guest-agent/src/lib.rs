@@ -1,4 +1,28 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Under construction.
+//! What runs inside a Waggle guest, shared by its two programs.
+//!
+//! `waggle-init` ([`init`]) is PID 1: it builds the root, starts the agent and reaps. `waggle-guest`
+//! ([`agent`]) is the agent: it answers the host's requests over vsock, one connection an operation.
+//!
+//! Both are single-threaded. Nothing here starts a thread, so a raw per-thread system call such as
+//! `setfsuid` says what the whole program does, and a fork copies the whole program.
+//!
+//! `unsafe` stands in [`sys`] alone.
+
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod connection;
+pub mod exec;
+pub mod failure;
+pub mod files;
+pub mod guest_path;
+pub mod identity;
+pub mod init;
+pub mod probe;
+pub mod serve;
+pub mod sys;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,281 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The agent as a program: what `waggle-guest` does.
+//!
+//! Owns: the listener, the cap on connections, the report that the agent is ready, the end of the
+//! machine. Does not own: what a connection says (`serve`).
+//!
+//! Invariants: only the host (CID 2) is served; the ready token leaves the environment before the
+//! first connection is accepted, and no child ever inherits the agent's environment.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use nix::sys::stat::{Mode, umask};
+use nix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, Semaphore};
+use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
+use waggle_protocol::boot::{AGENT_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready};
+use waggle_protocol::message::User;
+
+use crate::connection::{Connection, ConnectionError};
+use crate::identity::Identity;
+use crate::{exec, probe, serve, sys};
+
+/// Environment variable through which init tells the agent when PID 1 started: microseconds of the
+/// monotonic clock.
+pub const INIT_STARTED_VARIABLE: &str = "WAGGLE_INIT_STARTED_US";
+
+/// Exit status by which the agent asks init to end the machine. From `sysexits.h`'s range upwards
+/// nothing of Rust's or the kernel's uses it: a panic is SIGABRT, an error of `main` is 1.
+pub const SHUTDOWN_STATUS: u8 = 86;
+
+/// The host's context id, `VMADDR_CID_HOST`.
+const HOST_CID: u32 = 2;
+/// Any of the guest's own, `VMADDR_CID_ANY`.
+const ANY_CID: u32 = u32::MAX;
+
+/// Most connections served at once: each may hold a request of 1 MiB, and a host needs no more than
+/// one an operation. Further ones are closed at once.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long the report may take; the agent serves meanwhile.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a host may take to close its connection after `ShuttingDown`. Leaving earlier could
+/// reset the connection while the reply is still in a queue.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long to wait after `accept` failed: out of descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its port cannot be bound.
+    #[error("cannot listen on vsock port {AGENT_PORT}")]
+    Listen(#[source] io::Error),
+    /// The host was not told that the agent is ready.
+    #[error("cannot report to host port {READY_PORT}")]
+    Dial(#[source] io::Error),
+    /// The call to the host failed.
+    #[error("the report to host port {READY_PORT} failed")]
+    Report(#[from] ConnectionError),
+    /// The host did not take the report in time.
+    #[error("host port {READY_PORT} took no report within {READY_TIMEOUT:?}")]
+    ReportTimeout,
+}
+
+/// What every operation needs to know.
+#[derive(Debug)]
+pub struct Agent {
+    /// Whom [`User::Sandbox`] stands for.
+    pub sandbox: Identity,
+    /// Whom [`User::Root`] stands for.
+    pub root: Identity,
+    /// `PATH` that programs get.
+    pub path: OsString,
+    /// Where program texts go.
+    pub temp_dir: PathBuf,
+    /// Set off when the machine is to end.
+    pub machine_ends: Notify,
+}
+
+impl Agent {
+    /// The agent of the image it runs in.
+    #[must_use]
+    pub fn of_image() -> Self {
+        Self {
+            sandbox: Identity::sandbox(),
+            root: Identity::root(),
+            path: probe::image_path(),
+            temp_dir: "/tmp".into(),
+            machine_ends: Notify::new(),
+        }
+    }
+
+    /// The identity that a request's `user` stands for.
+    #[must_use]
+    pub fn identity(&self, user: User) -> &Identity {
+        match user {
+            User::Sandbox => &self.sandbox,
+            User::Root => &self.root,
+        }
+    }
+
+    /// Lets the host close `connection` first, then ends the program.
+    pub async fn end_machine<T>(&self, connection: &mut Connection<T>)
+    where
+        T: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
+        // Whatever comes, or nothing within the time: the machine goes down.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, connection.reader.next()).await;
+        self.machine_ends.notify_one();
+    }
+}
+
+/// Serves the host until it asks for the end of the machine.
+///
+/// # Errors
+///
+/// [`AgentError::Listen`].
+pub async fn run() -> Result<(), AgentError> {
+    let report = Report::from_environment();
+    let _ = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    if let Err(error) = sys::set_thread_groups(&[]) {
+        eprintln!("waggle-guest: cannot drop supplementary groups: {error}");
+    }
+    let agent = Arc::new(Agent::of_image());
+    exec::remove_stale_code_files(&agent.temp_dir);
+
+    let listener = VsockListener::bind(VsockAddr::new(ANY_CID, AGENT_PORT));
+    let listener = listener.map_err(AgentError::Listen)?;
+    let reporting = Arc::clone(&agent);
+    tokio::spawn(async move {
+        if let Err(error) = report.send(&reporting).await {
+            say("not reported as ready", &error);
+        }
+    });
+
+    tokio::select! {
+        () = accept(&listener, &agent) => {}
+        () = agent.machine_ends.notified() => {}
+    }
+    Ok(())
+}
+
+/// Accepts for ever.
+async fn accept(listener: &VsockListener, agent: &Arc<Agent>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (socket, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                eprintln!("waggle-guest: accept: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue;
+        };
+        if peer.cid() != HOST_CID {
+            continue;
+        }
+        let agent = Arc::clone(agent);
+        tokio::spawn(async move {
+            if let Err(error) = serve::serve(socket, &agent).await
+                && !error.is_hang_up()
+            {
+                say("connection closed", &error);
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Prints `error` with its sources on the console.
+fn say(what: &str, error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    eprintln!("waggle-guest: {what}: {text}");
+}
+
+/// What init handed over for the report.
+struct Report {
+    token: [u8; 16],
+    init_started_us: u64,
+}
+
+impl Report {
+    /// Takes it out of the environment. Without init's variables the token is all zeroes, which no
+    /// host expects.
+    fn from_environment() -> Self {
+        let token = sys::take_variable(READY_TOKEN_VARIABLE);
+        let token = token.and_then(|text| parse_hex(text.to_str()?.as_bytes()));
+        let started = sys::take_variable(INIT_STARTED_VARIABLE);
+        Self {
+            token: token.unwrap_or_default(),
+            init_started_us: started
+                .and_then(|text| text.to_str()?.parse().ok())
+                .unwrap_or_else(monotonic_us),
+        }
+    }
+
+    async fn send(self, agent: &Agent) -> Result<(), AgentError> {
+        tokio::time::timeout(READY_TIMEOUT, async {
+            let socket = VsockStream::connect(VsockAddr::new(HOST_CID, READY_PORT)).await;
+            let mut connection = Connection::new(socket.map_err(AgentError::Dial)?)?;
+            connection.open_handshake().await?;
+            connection.send(&self.ready(agent)).await?;
+            // The host closes; leaving first could take the message along.
+            let _ = connection.reader.next().await;
+            Ok(())
+        })
+        .await
+        .unwrap_or(Err(AgentError::ReportTimeout))
+    }
+
+    fn ready(&self, agent: &Agent) -> Ready {
+        Ready {
+            token: self.token,
+            boot_id: boot_id(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: probe::probe(&agent.path, &agent.sandbox),
+            since_init_us: monotonic_us().saturating_sub(self.init_started_us),
+        }
+    }
+}
+
+/// Microseconds of the monotonic clock.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .ok()
+        .and_then(|time| u64::try_from(Duration::from(time).as_micros()).ok())
+        .unwrap_or_default()
+}
+
+/// The kernel's boot id, or zeroes where there is none.
+fn boot_id() -> [u8; 16] {
+    let text = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u8> = text.into_iter().filter(u8::is_ascii_hexdigit).collect();
+    parse_hex(&digits).unwrap_or_default()
+}
+
+/// 32 hexadecimal digits as bytes.
+fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let valid = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| valid)?;
+    Some(number.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_boot_ids_are_thirty_two_digits() {
+        let bytes = parse_hex(b"000102030405060708090a0b0c0d0eff").unwrap();
+        assert_eq!(
+            bytes,
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]
+        );
+        assert_eq!(parse_hex(b"+00102030405060708090a0b0c0d0eff"), None);
+        assert_eq!(parse_hex(b"00"), None);
+        assert_ne!(boot_id(), [0; 16]);
+    }
+}

@@ -1,0 +1,226 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Listing a folder, some levels deep.
+//!
+//! Owns: the walk, its order, its batches. Invariants: links are not followed (but for the listed
+//! path itself); names are relative, as bytes; a batch fits a reply; memory is bounded.
+//!
+//! **Order.** Up to [`SORTED_MAX`] entries (and [`SORTED_BYTES_MAX`] of names) are gathered, sorted by
+//! path component and cut to the limit, so that ordinary folders list the same way every time. A
+//! larger tree is sent in the kernel's order, as the walk finds it, until the limit: sorting it would
+//! take memory that the guest may not have.
+
+use std::fs::{self, Metadata};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde_bytes::ByteBuf;
+use tokio::io::{AsyncRead, AsyncWrite};
+use waggle_protocol::limits::ENTRIES_BATCH_BYTES;
+use waggle_protocol::message::{Entry, Failure, FailureCode, FileKind, ListFiles, Reply};
+use walkdir::WalkDir;
+
+use super::nanoseconds;
+use crate::agent::Agent;
+use crate::connection::Connection;
+use crate::failure::{failure, refused, refused_errno};
+use crate::guest_path::GuestPath;
+use crate::identity::Identity;
+use crate::serve::OperationError;
+
+/// Most entries that are sorted: with their names within the bound below, some 3 MiB.
+const SORTED_MAX: usize = 10_000;
+/// Most bytes of names that are sorted.
+const SORTED_BYTES_MAX: usize = 1024 * 1024;
+/// Entries looked at before the other connections get a turn: some `lstat` calls each.
+const STEP_ENTRIES: usize = 64;
+/// Folders that one walk holds open; deeper ones are read into memory name by name.
+const OPEN_FOLDERS_MAX: usize = 10;
+/// Most bytes of one encoded entry besides its name: a length of up to 3 bytes, a kind, and three
+/// numbers of up to 10, 5 and 10 bytes.
+const ENTRY_OVERHEAD: usize = 29;
+
+/// Sends the entries that `request` asks for, and returns the terminal reply.
+///
+/// # Errors
+///
+/// [`OperationError`].
+pub async fn list<T>(
+    connection: &mut Connection<T>,
+    agent: &Agent,
+    request: ListFiles,
+) -> Result<Reply, OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    let path = GuestPath::parse(request.path.into_vec())?;
+    if request.depth == 0 {
+        let text = "depth 0 lists nothing; 1 lists the folder itself";
+        return Err(failure(FailureCode::InvalidRequest, text).into());
+    }
+    let identity = agent.identity(request.user).clone();
+    let mut walk = Walk::open(path.as_path(), request.depth, identity)?;
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+
+    let mut gathered = Vec::new();
+    let mut name_bytes = 0;
+    while !walk.done && gathered.len() < SORTED_MAX && name_bytes < SORTED_BYTES_MAX {
+        let first = gathered.len();
+        walk.step(&mut gathered);
+        name_bytes += gathered.iter().skip(first).map(name_length).sum::<usize>();
+        tokio::task::yield_now().await;
+    }
+    if walk.done {
+        gathered.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    }
+
+    let mut left = limit;
+    loop {
+        let truncated = gathered.len() > left;
+        gathered.truncate(left);
+        left -= gathered.len();
+        send(connection, gathered).await?;
+        if truncated || walk.done {
+            let unreadable = walk.unreadable;
+            return Ok(Reply::ListEnd {
+                truncated,
+                unreadable,
+            });
+        }
+        gathered = Vec::new();
+        walk.step(&mut gathered);
+    }
+}
+
+/// Sends `entries` in batches that fit a reply.
+async fn send<T>(connection: &mut Connection<T>, entries: Vec<Found>) -> Result<(), OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for found in entries {
+        bytes += name_length(&found) + ENTRY_OVERHEAD;
+        batch.push(found.into_entry());
+        if bytes >= ENTRIES_BATCH_BYTES {
+            let full = std::mem::take(&mut batch);
+            connection.send(&Reply::Entries(full)).await?;
+            bytes = 0;
+        }
+    }
+    if !batch.is_empty() {
+        connection.send(&Reply::Entries(batch)).await?;
+    }
+    Ok(())
+}
+
+/// One entry, its name still a path so that it sorts by component.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    kind: FileKind,
+    size: u64,
+    mode: u32,
+    modified_ns: i64,
+}
+
+impl Found {
+    fn new(path: PathBuf, found: &Metadata) -> Self {
+        let kind = found.file_type();
+        Self {
+            path,
+            kind: if kind.is_file() {
+                FileKind::File
+            } else if kind.is_dir() {
+                FileKind::Directory
+            } else if kind.is_symlink() {
+                FileKind::Symlink
+            } else {
+                FileKind::Special
+            },
+            size: found.len(),
+            mode: found.mode() & 0o7777,
+            modified_ns: nanoseconds(found.mtime(), found.mtime_nsec()),
+        }
+    }
+
+    fn into_entry(self) -> Entry {
+        Entry {
+            name: ByteBuf::from(self.path.into_os_string().into_vec()),
+            kind: self.kind,
+            size: self.size,
+            mode: self.mode,
+            modified_ns: self.modified_ns,
+        }
+    }
+}
+
+fn name_length(found: &Found) -> usize {
+    found.path.as_os_str().len()
+}
+
+/// A walk that goes on step by step, each with the user's permissions.
+struct Walk {
+    root: PathBuf,
+    entries: walkdir::IntoIter,
+    identity: Identity,
+    unreadable: u64,
+    done: bool,
+}
+
+impl Walk {
+    fn open(root: &Path, depth: u32, identity: Identity) -> Result<Self, Failure> {
+        // walkdir would list a file as itself, and count an unreadable root as one bad entry.
+        identity.act(|| {
+            let found = fs::metadata(root).map_err(|error| refused(root, &error))?;
+            if !found.is_dir() {
+                return Err(refused_errno(root, Errno::ENOTDIR));
+            }
+            fs::read_dir(root).map_err(|error| refused(root, &error))
+        })?;
+        let entries = WalkDir::new(root)
+            .min_depth(1)
+            .max_depth(usize::try_from(depth).unwrap_or(usize::MAX))
+            .max_open(OPEN_FOLDERS_MAX)
+            .into_iter();
+        Ok(Self {
+            root: root.to_owned(),
+            entries,
+            identity,
+            unreadable: 0,
+            done: false,
+        })
+    }
+
+    /// Takes the next few entries.
+    fn step(&mut self, into: &mut Vec<Found>) {
+        let Self {
+            root,
+            entries,
+            identity,
+            unreadable,
+            done,
+        } = self;
+        identity.act(|| {
+            for _ in 0..STEP_ENTRIES {
+                let Some(entry) = entries.next() else {
+                    *done = true;
+                    return;
+                };
+                let found = entry.and_then(|entry| {
+                    let found = entry.metadata()?;
+                    let path = entry.path().strip_prefix(&*root);
+                    Ok(path.ok().map(|path| Found::new(path.to_owned(), &found)))
+                });
+                match found {
+                    Ok(found) => into.extend(found),
+                    Err(_) => *unreadable += 1,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The file operations, one file each: [`read`], [`write`], [`list`].
+//!
+//! Owns: what they share. Does not own: permissions (`identity`), texts (`failure`).
+//!
+//! Invariants: every system call that looks at a path of the host's runs with the requested user's
+//! permissions; memory does not grow with the size of a file or folder; between steps of bounded
+//! size the other connections get their turn.
+
+mod list;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fs::Metadata;
+use std::path::Path;
+
+use nix::errno::Errno;
+use waggle_protocol::message::{Failure, FailureCode};
+
+pub use self::list::list;
+pub use self::read::read;
+pub use self::write::write;
+use crate::failure::{failure, refused_errno};
+use crate::guest_path::shown_path;
+
+/// Bytes that one operation moves before the others get a turn: about a tenth of a millisecond.
+const TURN_BYTES: usize = 256 * 1024;
+
+const NANOS: i64 = 1_000_000_000;
+
+/// Counts the bytes of a long operation and lets others run now and then.
+#[derive(Debug, Default)]
+struct Turn {
+    bytes: usize,
+}
+
+impl Turn {
+    async fn moved(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= TURN_BYTES {
+            self.bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Refuses what is not a regular file.
+fn require_regular(path: &Path, found: &Metadata) -> Result<(), Failure> {
+    if found.is_file() {
+        Ok(())
+    } else if found.is_dir() {
+        Err(refused_errno(path, Errno::EISDIR))
+    } else {
+        let text = format!("{}: not a regular file", shown_path(path));
+        Err(failure(FailureCode::NotRegular, &text))
+    }
+}
+
+/// A time of `stat(2)` in nanoseconds since the epoch, held at the type's ends.
+fn nanoseconds(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(NANOS).saturating_add(nanos)
+}

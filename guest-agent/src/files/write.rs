@@ -1,0 +1,228 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Replacing a file as a whole.
+//!
+//! Owns: the temporary file beside the target, its upload, its rename. Invariants: a reader sees the
+//! old content or the new, never a part; the temporary file is gone after any failure, and after a
+//! dropped future; the folder is held open, so that exchanging it meanwhile leads nowhere else.
+//!
+//! A symbolic link at the path is written through, as an editor would: the file it names is replaced
+//! (or made), the link stays. What is needed is the right to write the *folder*, as for any rename:
+//! a writable file in a folder that is not is refused.
+//!
+//! The new content is on disk before the rename (fsync). The folder itself is not synced: after a
+//! crash of the guest the name may still stand for the old content, never for a part of the new.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use tokio::io::{AsyncRead, AsyncWrite};
+use waggle_protocol::frame::Kind;
+use waggle_protocol::message::{Failure, FailureCode, Reply, WriteFile};
+
+use super::{Turn, require_regular};
+use crate::agent::Agent;
+use crate::connection::Connection;
+use crate::failure::{failure, refused, refused_errno};
+use crate::guest_path::{GuestPath, shown_path};
+use crate::identity::Identity;
+use crate::serve::OperationError;
+
+/// Mode of a file that replaces none, if the request names no mode.
+const NEW_FILE_MODE: u32 = 0o644;
+/// Mode of folders made on request.
+const NEW_FOLDER_MODE: u32 = 0o755;
+/// Most links from one path to the file, as in the kernel (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
+/// Write-back to disk starts every so many bytes, so that the final fsync, which stops everything
+/// else in the agent, has little left to do.
+const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Takes the upload that follows `request` and returns the terminal reply.
+///
+/// # Errors
+///
+/// [`OperationError`]; the old file is then as it was.
+pub async fn write<T>(
+    connection: &mut Connection<T>,
+    agent: &Agent,
+    request: WriteFile,
+) -> Result<Reply, OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    connection.expect_upload(Kind::File);
+    let path = GuestPath::parse(request.path.into_vec())?;
+    let identity = agent.identity(request.user);
+    let target = identity.act(|| Target::find(path.as_path(), request.create_parents))?;
+    let mut draft = Draft::create(target, identity.clone())?;
+
+    let mut turn = Turn::default();
+    let mut written: u64 = 0;
+    let mut synced: u64 = 0;
+    loop {
+        let payload = connection.next_upload(Kind::File).await?;
+        if payload.is_empty() {
+            break;
+        }
+        draft.append(&payload)?;
+        written += payload.len() as u64;
+        if written - synced >= WRITEBACK_BYTES {
+            crate::sys::start_writeback(&draft.file, synced, written - synced);
+            synced = written;
+        }
+        turn.moved(payload.len()).await;
+    }
+    draft.publish(request.mode)?;
+    Ok(Reply::Written { bytes: written })
+}
+
+/// Where the new content goes: a name in an open folder.
+#[derive(Debug)]
+struct Target {
+    path: PathBuf,
+    folder: OwnedFd,
+    name: OsString,
+    /// Mode of the file that is replaced.
+    old_mode: Option<u32>,
+}
+
+impl Target {
+    /// Finds the file behind `path`. Runs with the user's permissions.
+    fn find(path: &Path, create_parents: bool) -> Result<Self, Failure> {
+        let (path, old_mode) = follow_links(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            // `/`, or a path that ends in `..`.
+            return Err(failure(
+                FailureCode::IsDirectory,
+                &format!("{}: names a directory", shown_path(&path)),
+            ));
+        };
+        let name = name.to_owned();
+        if create_parents {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(NEW_FOLDER_MODE)
+                .create(parent)
+                .map_err(|error| refused(parent, &not_a_folder(error)))?;
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let folder =
+            open(parent, flags, Mode::empty()).map_err(|errno| refused_errno(parent, errno))?;
+        Ok(Self {
+            path,
+            folder,
+            name,
+            old_mode,
+        })
+    }
+}
+
+/// `mkdir` says EEXIST of a file that stands where a folder was asked for.
+fn not_a_folder(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        nix::errno::Errno::ENOTDIR.into()
+    } else {
+        error
+    }
+}
+
+/// The path of the file itself, and its mode if it exists.
+fn follow_links(path: &Path) -> Result<(PathBuf, Option<u32>), Failure> {
+    // A trailing slash asks for a folder; `Path` would quietly drop it.
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Err(refused_errno(path, nix::errno::Errno::EISDIR));
+    }
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                let link = fs::read_link(&path).map_err(|error| refused(&path, &error))?;
+                path.pop();
+                path.push(link);
+            }
+            Ok(found) => {
+                require_regular(&path, &found)?;
+                return Ok((path, Some(found.mode() & 0o7777)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((path, None)),
+            Err(error) => return Err(refused(&path, &error)),
+        }
+    }
+    Err(refused_errno(&path, nix::errno::Errno::ELOOP))
+}
+
+/// The new content until it is published; removed if it never is.
+#[derive(Debug)]
+struct Draft {
+    target: Target,
+    owner: Identity,
+    file: File,
+    /// `None` once it bears the target's name.
+    name: Option<String>,
+}
+
+impl Draft {
+    fn create(target: Target, owner: Identity) -> Result<Self, Failure> {
+        let id: u64 = rand::random();
+        let name = format!(".waggle_{id:016x}.tmp");
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = owner
+            .act(|| openat(&target.folder, name.as_str(), flags, mode))
+            .map_err(|errno| refused_errno(&target.path, errno))?;
+        Ok(Self {
+            target,
+            owner,
+            file: file.into(),
+            name: Some(name),
+        })
+    }
+
+    fn append(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        self.owner
+            .act(|| self.file.write_all(payload))
+            .map_err(|error| refused(&self.target.path, &error))
+    }
+
+    /// Gives it its mode and the target's name.
+    fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
+        let mode = mode.or(self.target.old_mode).unwrap_or(NEW_FILE_MODE) & 0o7777;
+        let target = &self.target;
+        let Some(name) = self.name.as_deref() else {
+            return Ok(());
+        };
+        self.owner
+            .act(|| {
+                self.file.set_permissions(Permissions::from_mode(mode))?;
+                self.file.sync_all()?;
+                let folder = &target.folder;
+                renameat(folder, name, folder, target.name.as_os_str())?;
+                Ok(())
+            })
+            .map_err(|error: io::Error| refused(&target.path, &error))?;
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let folder = &self.target.folder;
+            // Whoever removed it or the folder before us did our work.
+            let _ = self
+                .owner
+                .act(|| unlinkat(folder, name.as_str(), UnlinkatFlags::NoRemoveDir));
+        }
+    }
+}

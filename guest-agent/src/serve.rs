@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! One connection from its handshake to its end.
+//!
+//! Owns: the loop of requests and the rule that each has exactly one terminal reply.
+//! Does not own: the operations themselves, nor the listener.
+//!
+//! Invariants: one operation at a time; an operation that fails leaves the connection usable; a peer
+//! that breaks the protocol loses this connection only.
+
+use std::os::fd::AsFd;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use waggle_protocol::message::{Failure, Reply, Request};
+
+use crate::agent::Agent;
+use crate::connection::{Connection, ConnectionError};
+use crate::{exec, files, probe};
+
+/// How an operation fell short of its own terminal reply.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// It could not be done; the host is told, the connection goes on.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+    /// There is no one left to tell.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+/// Serves `socket` until the host closes it.
+///
+/// Dropping the future cancels the operation in progress: its processes die, its temporary files go.
+///
+/// # Errors
+///
+/// [`ConnectionError`] if the connection ended in any other way than by a close between requests.
+pub async fn serve<T>(socket: T, agent: &Agent) -> Result<(), ConnectionError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    let mut connection = Connection::new(socket)?;
+    connection.accept_handshake().await?;
+    while let Some(request) = connection.next_request().await? {
+        let ends_machine = request == Request::Shutdown;
+        let terminal = match answer(&mut connection, agent, request).await {
+            Ok(reply) => reply,
+            Err(OperationError::Failed(failure)) => Reply::Failed(failure),
+            Err(OperationError::Connection(error)) => return Err(error),
+        };
+        connection.send(&terminal).await?;
+        if ends_machine {
+            agent.end_machine(&mut connection).await;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Does what `request` asks and returns the terminal reply, not yet sent.
+async fn answer<T>(
+    connection: &mut Connection<T>,
+    agent: &Agent,
+    request: Request,
+) -> Result<Reply, OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    match request {
+        Request::Ping => Ok(Reply::Pong),
+        Request::Probe => Ok(Reply::Capabilities(probe::probe(
+            &agent.path,
+            &agent.sandbox,
+        ))),
+        Request::Exec(exec) => exec::run(connection, agent, exec).await,
+        Request::WriteFile(write) => files::write(connection, agent, write).await,
+        Request::ReadFile(read) => files::read(connection, agent, read).await,
+        Request::ListFiles(list) => files::list(connection, agent, list).await,
+        Request::Shutdown => Ok(Reply::ShuttingDown),
+    }
+}
+
+#[cfg(test)]
+mod tests;

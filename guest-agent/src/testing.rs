@@ -1,0 +1,191 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the unit tests share: an agent for a temporary folder, and a host's end of a connection.
+
+use std::path::Path;
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use nix::unistd::{Uid, User as Passwd};
+use serde_bytes::ByteBuf;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use waggle_protocol::codec;
+use waggle_protocol::frame::{Kind, encode};
+use waggle_protocol::message::{Exec, ExecEnd, Failure, Program, Reply, Request, User};
+
+use crate::agent::Agent;
+use crate::connection::{Connection, ConnectionError};
+use crate::identity::Identity;
+use crate::probe::DEFAULT_PATH;
+use crate::serve::serve;
+
+/// Whoever runs the tests, at home in `home`.
+pub(crate) fn current_user(home: &Path) -> Identity {
+    let uid = Uid::effective();
+    let user = Passwd::from_uid(uid).ok().flatten();
+    Identity {
+        name: user.map_or_else(|| uid.to_string(), |user| user.name),
+        uid: uid.as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        groups: Vec::new(),
+        home: home.to_owned(),
+        shell: "/bin/sh".into(),
+    }
+}
+
+/// A served connection, with a folder of its own for home and temporary files.
+pub(crate) struct Host {
+    pub(crate) folder: TempDir,
+    pub(crate) connection: Connection<UnixStream>,
+    pub(crate) served: JoinHandle<Result<(), ConnectionError>>,
+}
+
+/// An agent whose home and temporary folder are `folder`, acting as whoever runs the tests.
+pub(crate) fn agent(folder: &Path) -> Agent {
+    Agent {
+        sandbox: current_user(folder),
+        root: current_user(folder),
+        path: DEFAULT_PATH.into(),
+        temp_dir: folder.to_owned(),
+        machine_ends: Notify::new(),
+    }
+}
+
+impl Host {
+    /// Connects to an agent of its own, and shakes hands.
+    pub(crate) async fn connect() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = agent(folder.path());
+        Self::connect_to(agent, folder).await
+    }
+
+    pub(crate) async fn connect_to(agent: Agent, folder: TempDir) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let served = tokio::spawn(async move { serve(theirs, &agent).await });
+        let mut connection = Connection::new(ours).unwrap();
+        connection.open_handshake().await.unwrap();
+        Self {
+            folder,
+            connection,
+            served,
+        }
+    }
+
+    pub(crate) async fn request(&mut self, request: &Request) {
+        let mut bytes = BytesMut::new();
+        codec::put(request, &mut bytes);
+        self.raw(&bytes).await;
+    }
+
+    pub(crate) async fn data(&mut self, kind: Kind, payload: &[u8]) {
+        let mut bytes = BytesMut::new();
+        encode(kind, payload, &mut bytes);
+        self.raw(&bytes).await;
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.connection.writer.write_all(bytes).await.unwrap();
+    }
+
+    /// Everything up to the terminal reply.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let mut answer = Answer::default();
+        while let Some(frame) = self.connection.reader.next().await {
+            let frame = frame.unwrap();
+            match frame.kind {
+                Kind::Control => {
+                    let reply: Reply = codec::message(&frame).unwrap();
+                    let terminal = reply.is_terminal();
+                    answer.replies.push(reply);
+                    if terminal {
+                        return answer;
+                    }
+                }
+                Kind::Stdout => answer.stdout.extend_from_slice(&frame.payload),
+                Kind::Stderr => answer.stderr.extend_from_slice(&frame.payload),
+                Kind::File => answer.file.extend_from_slice(&frame.payload),
+                Kind::Stdin => panic!("stdin from the agent"),
+            }
+        }
+        panic!("closed before a terminal reply: {answer:?}");
+    }
+
+    pub(crate) async fn ask(&mut self, request: Request) -> Answer {
+        self.request(&request).await;
+        self.answer().await
+    }
+
+    /// Closes the host's end, and waits until the agent has noticed.
+    pub(crate) async fn hang_up(self) -> (TempDir, Result<(), ConnectionError>) {
+        drop(self.connection);
+        (self.folder, self.served.await.unwrap())
+    }
+
+    /// The terminal reply's absence: the agent closed the connection.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        !matches!(self.connection.reader.next().await, Some(Ok(_)))
+    }
+}
+
+/// What came back.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) replies: Vec<Reply>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) file: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn terminal(&self) -> &Reply {
+        self.replies.last().unwrap()
+    }
+
+    pub(crate) fn ended(&self) -> &ExecEnd {
+        match self.terminal() {
+            Reply::Ended(end) => end,
+            other => panic!("not ended: {other:?}"),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> &Failure {
+        match self.terminal() {
+            Reply::Failed(failure) => failure,
+            other => panic!("not failed: {other:?}"),
+        }
+    }
+}
+
+/// `words` as a request, as the tests' own user.
+pub(crate) fn command(words: &[&str]) -> Exec {
+    Exec {
+        program: Program::Command(words.iter().map(|word| bytes_of(word)).collect()),
+        env: Vec::new(),
+        directory: None,
+        user: User::Sandbox,
+        deadline_ms: None,
+        output_limit: None,
+        stdin: false,
+    }
+}
+
+/// A shell program of some lines, as a request.
+pub(crate) fn script(code: &str) -> Exec {
+    Exec {
+        program: Program::Code {
+            interpreter: vec![bytes_of("sh")],
+            extension: "sh".into(),
+            code: bytes_of(code),
+        },
+        ..command(&[])
+    }
+}
+
+pub(crate) fn bytes_of(text: impl AsRef<[u8]>) -> ByteBuf {
+    ByteBuf::from(text.as_ref().to_vec())
+}
