@@ -34,11 +34,13 @@ step() {
     step_start=$(now)
     say "==> $step_label"
     (
-        while sleep 15 >/dev/null 2>&1; do
+        # A background job ignores Ctrl-C: it ends when ./dev is gone.
+        while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
             say "    still at it after $(($(now) - step_start)) s: $step_label"
         done
     ) </dev/null 9>&- &
     step_pulse=$!
+    trap 'kill "$step_pulse" 2>/dev/null; exit 130' HUP INT TERM
     set +e
     (
         set -e
@@ -48,6 +50,7 @@ step() {
     set -e
     kill "$step_pulse" 2>/dev/null || :
     wait "$step_pulse" 2>/dev/null || :
+    trap - HUP INT TERM
     if [ "$step_code" -ne 0 ]; then
         tail -n 40 "$step_log" | sed 's/^/    | /' >&2
         die "failed after $(($(now) - step_start)) s: $step_label (whole log: $step_log)"
