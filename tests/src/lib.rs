@@ -19,6 +19,7 @@ pub mod http;
 pub mod permits;
 pub mod poll;
 pub mod processes;
+pub mod report;
 pub mod scene;
 pub mod server;
 pub mod settings;

@@ -112,7 +112,11 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it listens.
     pub async fn start(settings: Settings) -> Self {
-        let data = TempDir::new().expect("a temporary folder");
+        Self::start_on(TempDir::new().expect("a temporary folder"), settings).await
+    }
+
+    /// Starts a server on a data folder that an earlier one may have used.
+    pub async fn start_on(data: TempDir, settings: Settings) -> Self {
         let log = data.path().with_extension("log");
         let mut child = settings
             .command(&["serve"], data.path())
@@ -204,10 +208,10 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// What lies in its folder of running machines.
+    /// What its machines keep on disk.
     #[must_use]
     pub fn run_files(&self) -> Vec<PathBuf> {
-        files_below(&self.data.path().join("run"))
+        run_files(self.data.path())
     }
 
     /// Asks it to end, waits until it did, and checks that no process, socket or scratch disk of it
@@ -228,6 +232,15 @@ impl Server {
         let left: Vec<_> = family.iter().filter(|process| process.is_alive()).collect();
         assert!(left.is_empty(), "the server left processes: {left:#?}");
         self.check_clean();
+    }
+
+    /// Kills it as a crash would, and gives what is left: its processes from before, and its data
+    /// folder.
+    pub async fn crash(mut self) -> (Vec<Process>, TempDir) {
+        let family = self.descendants();
+        self.child.kill().await.expect("the server can be killed");
+        let data = TempDir::new().expect("a temporary folder");
+        (family, std::mem::replace(&mut self.data, data))
     }
 
     /// Sends it a signal. A server that already ended is no matter.
@@ -267,17 +280,19 @@ impl Drop for Server {
     }
 }
 
-/// Everything below a folder that is not itself a folder.
+/// What machines keep on disk below a data folder: sockets, scratch disks, logs. Lock files are not
+/// among them: they are empty, and outlive their use by design.
 #[must_use]
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
-    };
+pub fn run_files(data: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in entries.flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files_below(&entry.path())),
-            _ => found.push(entry.path()),
+    let mut folders = vec![data.join("run")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ if entry.file_name() == "lock" => {}
+                _ => found.push(entry.path()),
+            }
         }
     }
     found

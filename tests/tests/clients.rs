@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 use waggle_tests::poll::PATIENCE;
-use waggle_tests::server::{PROMPT, files_below};
+use waggle_tests::server::{PROMPT, run_files};
 use waggle_tests::{Client, Sdk, Server, Settings, machines, processes, scene, settings};
 
 /// Every tool with its required and its other arguments.
@@ -166,7 +166,7 @@ async fn over_stdio(sdk: Sdk, protocol: &str) {
     .await;
     let left = processes::of_folder(data.path());
     assert!(left.is_empty(), "left behind: {left:#?}");
-    let files = files_below(&data.path().join("run"));
+    let files = run_files(data.path());
     assert!(files.is_empty(), "left behind: {files:#?}");
 }
 
@@ -262,6 +262,6 @@ async fn stdio_ends_with_its_input() {
     );
     let left = processes::of_folder(data.path());
     assert!(left.is_empty(), "left behind: {left:#?}");
-    let files = files_below(&data.path().join("run"));
+    let files = run_files(data.path());
     assert!(files.is_empty(), "left behind: {files:#?}");
 }

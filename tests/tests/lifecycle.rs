@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use waggle_tests::server::PROMPT;
-use waggle_tests::{Scene, Settings, machines, poll, processes};
+use waggle_tests::{Scene, Server, Settings, machines, poll, processes};
 
 #[tokio::test]
 async fn capacity_is_kept_and_given_back() {
@@ -206,6 +206,27 @@ async fn reaper_destroys_what_is_idle() {
     .await;
     assert!(machine(&used) && machine(&patient));
     scene.close().await;
+}
+
+/// A server that crashes takes its machines with it, and the next one clears up its files.
+#[tokio::test]
+async fn crash_leaves_no_machine() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    scene.create("shell").await;
+    let (family, data) = scene.server.crash().await;
+    assert!(family.len() >= 2, "a VMM and its vsock device: {family:#?}");
+    poll::until("the machine is gone", async || {
+        family
+            .iter()
+            .all(|process| !process.is_alive())
+            .then_some(())
+    })
+    .await;
+    assert!(processes::of_folder(data.path()).is_empty());
+    let next = Server::start_on(data, Settings::default()).await;
+    assert!(next.run_files().is_empty(), "{:#?}", next.run_files());
+    next.stop(Signal::SIGTERM).await;
 }
 
 async fn ends_on(signal: Signal) {
