@@ -22,8 +22,8 @@ check_spdx() {
 
 check_leftovers() {
     cd "$ROOT"
-    # Written so that this line does not find itself.
-    found=$(git grep -n -E '(todo|unimplemented)!\(|#\[ignore' -- '*.rs' || :)
+    # A process that a test starts may be a function of the test program, ignored with a reason that says so.
+    found=$(git grep -n -E '(todo|unimplemented)!\(|#\[ignore' -- '*.rs' | grep -v '#\[ignore = "not a test: ' || :)
     [ -z "$found" ] || {
         printf 'unfinished code or ignored tests:\n%s\n' "$found"
         return 1
