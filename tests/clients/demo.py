@@ -79,6 +79,7 @@ def show(title, text):
 async def demo(waggle):
     # An MCP client hands its server few of its own variables: pass those that are Waggle's.
     passed = {k: v for k, v in os.environ.items() if k.startswith(("WAGGLE_", "XDG_")) or k in ("HOME", "PATH")}
+    passed.setdefault("WAGGLE_LOG", "warn")
     server = StdioServerParameters(command=waggle, args=["mcp"], env=passed)
     clock = Clock()
     client = Client(server)
