@@ -172,6 +172,9 @@ pub fn add_entropy(random: &impl AsRawFd, seed: &[u8; 32]) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// `IFF_UP` of `net/if.h`, in the type that `ifreq` has for it.
+const IFF_UP: libc::c_short = 1;
+
 /// Brings the loopback interface up; `socket` is any IPv4 socket.
 pub fn raise_loopback(socket: &impl AsRawFd) -> nix::Result<()> {
     // SAFETY: `ifreq` is plain old data; all zeroes is a valid value.
@@ -189,7 +192,7 @@ pub fn raise_loopback(socket: &impl AsRawFd) -> nix::Result<()> {
     };
     Errno::result(result)?;
     // SAFETY: the successful call above made `ifru_flags` the union's active member.
-    unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+    unsafe { request.ifr_ifru.ifru_flags |= IFF_UP };
     // SAFETY: as for the first call; the kernel only reads.
     let result = unsafe {
         libc::ioctl(

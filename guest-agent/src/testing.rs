@@ -164,7 +164,7 @@ impl Answer {
 /// `words` as a request, as the tests' own user.
 pub(crate) fn command(words: &[&str]) -> Exec {
     Exec {
-        program: Program::Command(words.iter().map(|word| bytes_of(word)).collect()),
+        program: Program::Command(words.iter().map(bytes_of).collect()),
         env: Vec::new(),
         directory: None,
         user: User::Sandbox,
