@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -103,7 +104,9 @@ pub(crate) fn short_hash(parts: &[&OsStr]) -> String {
 
 /// Writes `file` so that it is either absent or whole, even when two hosts start at once.
 pub(crate) fn write_atomically(file: &Path, chunks: &[&[u8]]) -> io::Result<()> {
-    let temporary = file.with_extension(format!("{}.tmp", std::process::id()));
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let unique = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let temporary = file.with_extension(format!("{}-{}.tmp", unique.0, unique.1));
     let written = fs::File::create(&temporary).and_then(|mut out| {
         for chunk in chunks {
             out.write_all(chunk)?;
@@ -112,7 +115,7 @@ pub(crate) fn write_atomically(file: &Path, chunks: &[&[u8]]) -> io::Result<()> 
         fs::rename(&temporary, file)
     });
     if written.is_err() {
-        // The error being returned matters more than a leftover that the next try overwrites.
+        // The error being returned matters more than a leftover.
         let _ = fs::remove_file(&temporary);
     }
     written
