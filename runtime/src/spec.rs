@@ -12,8 +12,8 @@ use crate::command::kernel_line;
 pub(crate) const MAX_NAME: usize = 64;
 /// Longest serial virtio-blk carries (`VIRTIO_BLK_ID_BYTES`, virtio 1.2 section 5.2.6).
 pub(crate) const MAX_SERIAL: usize = 20;
-/// Most disks: QEMU's microvm has 8 virtio-mmio slots, of which console and vsock take two.
-pub(crate) const MAX_DISKS: usize = 6;
+/// Most disks: of the usable buses, console and vsock take two.
+pub(crate) const MAX_DISKS: usize = crate::command::BUSES.len() - 2;
 /// Least memory the kernel of libkrunfw comes up in.
 pub(crate) const MIN_MEMORY_MIB: u32 = 64;
 /// Longest kernel command line on x86 (`COMMAND_LINE_SIZE`), less its NUL and less what QEMU

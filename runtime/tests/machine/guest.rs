@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use waggle_runtime::{Accelerator, AcceleratorChoice, AcceptError, ConnectError, Machine};
 
-use crate::support::{House, PATIENCE, turn, until_console_says};
+use crate::support::{House, PATIENCE, read_only, turn, until_console_says};
 
 /// Asks the guest to call a host port; says whether it got through.
 async fn guest_gets_through(machine: &Machine, port: u32) -> bool {
@@ -33,11 +33,16 @@ async fn both_sides_can_call_until_the_listener_or_the_machine_is_gone() {
     // Longer than a Unix socket's path may be.
     house.options.data_dir = house.root.path().join("long".repeat(30));
     let vmm = house.open().await;
+    let mut spec = house.spec("talks", "test=echo");
+    // The most disks: every virtio bus is taken, and vsock, the last on them, works all the same.
+    for number in 1..5 {
+        spec.disks.push(read_only(
+            &format!("more-{number}"),
+            &house.options.boot_disk,
+        ));
+    }
     let start = Instant::now();
-    let machine = vmm
-        .launch(house.spec("talks", "test=echo"))
-        .await
-        .expect("launch");
+    let machine = vmm.launch(spec).await.expect("launch");
     println!("launch took {:?}", start.elapsed());
     let call = timeout(PATIENCE, machine.accept(1000))
         .await

@@ -167,7 +167,7 @@ async fn disks_come_in_the_order_given_and_images_are_shared() {
     let house = House::new();
     let vmm = house.open().await;
     let mut spec = house.spec("disks-a", &format!("{WAITS} {TALKS}"));
-    for blocks in 1..5u32 {
+    for blocks in 1..4u32 {
         let path = house.root.path().join(format!("image-{blocks}"));
         fs::write(&path, vec![0; 4096 * blocks as usize]).expect("image");
         spec.disks
@@ -181,9 +181,9 @@ async fn disks_come_in_the_order_given_and_images_are_shared() {
     spec.name = "disks-b".to_owned();
     let second = vmm.launch(spec).await.expect("launch with the same images");
     for machine in [&first, &second] {
-        for (letter, sectors) in ["a", "b", "c", "d", "e", "f"]
+        for (letter, sectors) in ["a", "b", "c", "d", "e"]
             .iter()
-            .zip([128, 8, 16, 24, 32, 131_072])
+            .zip([128, 8, 16, 24, 131_072])
         {
             let line = format!("[vd{letter}] {sectors} 512-byte logical blocks");
             until_console_says(machine, &line).await;
