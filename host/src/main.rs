@@ -52,7 +52,7 @@ enum Command {
 fn main() -> ExitCode {
     let line = Line::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("WAGGLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,rmcp=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -155,26 +155,20 @@ async fn until<T>(
     }
 }
 
-/// A token that SIGINT or SIGTERM cancels; a second signal ends the process at once.
+/// A token that SIGINT or SIGTERM cancels. Stopping takes seconds at most, so further signals change
+/// nothing.
 fn stop_signal() -> anyhow::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let token = CancellationToken::new();
     let stop = token.clone();
     tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if first {
-                tracing::info!("stopping; a second signal stops at once");
-                stop.cancel();
-            }
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-        // The kernel kills the machines with us.
-        #[allow(clippy::exit, reason = "the operator insists")]
-        std::process::exit(130);
+        tracing::info!("stopping");
+        stop.cancel();
     });
     Ok(token)
 }

@@ -87,8 +87,8 @@ pub(super) struct ReadFile {
     /// First byte to read. Default: 0.
     #[serde(default)]
     pub(super) offset: u64,
-    /// Most bytes to read, at most 4,194,304. Default: to the end.
-    #[schemars(range(min = 1, max = 4_194_304))]
+    /// Most bytes to read, at most 262,144. Default: to the end.
+    #[schemars(range(min = 1, max = 262_144))]
     pub(super) length: Option<u64>,
 }
 

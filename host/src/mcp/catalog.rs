@@ -106,7 +106,7 @@ impl Name {
                 self,
                 "Read a file",
                 "Returns a file's content: as text if it is UTF-8, else as base64. At most \
-                 4,194,304 bytes a call; use offset and length for larger files.",
+                 262,144 bytes a call; use offset and length for larger files.",
                 hints(true, false, true),
             ),
             Self::ListFiles => tool::<arguments::ListFiles, results::Files>(
@@ -114,7 +114,7 @@ impl Name {
                 "List files",
                 "Lists a folder (default /home/sandbox), sorted by name, with sizes, permissions \
                  and times. With depth it descends; names are then relative paths. Symbolic links \
-                 are not followed. At most 10,000 entries.",
+                 are not followed. At most 2,000 entries.",
                 hints(true, false, true),
             ),
         }

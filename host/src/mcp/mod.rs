@@ -40,6 +40,10 @@ its own kernel. Call create_environment first (a few seconds), use its environme
 tools, and destroy_environment when done. Files and installed packages last until the environment is \
 destroyed, by you or after its idle timeout.";
 
+/// Largest result. The official Python client refuses events above 1 MiB, and then the whole call;
+/// what surrounds a result takes far less than the rest.
+const RESULT_MAX: usize = 1_000_000;
+
 /// The MCP server's view of the use cases. Cheap to clone: one for each MCP session.
 #[derive(Debug, Clone)]
 pub struct Handler {
@@ -215,6 +219,10 @@ enum CallError {
     },
     #[error("{0}")]
     Service(#[from] ServiceError),
+    #[error(
+        "the result would have {size} bytes, and MCP clients accept {RESULT_MAX}; ask for less in one call: a smaller length, a smaller depth, or output redirected to a file"
+    )]
+    TooLarge { size: usize },
     #[error("the result could not be encoded")]
     Encode(#[from] serde_json::Error),
 }
@@ -232,7 +240,16 @@ fn parse<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, CallError> {
 }
 
 fn success<R: Serialize>(result: &R) -> Outcome {
-    Ok(CallToolResult::structured(serde_json::to_value(result)?))
+    let value = serde_json::to_value(result)?;
+    let text = value.to_string();
+    // The text copy is escaped once more when it is sent.
+    let size = text.len() + serde_json::to_string(&text)?.len();
+    if size > RESULT_MAX {
+        return Err(CallError::TooLarge { size });
+    }
+    let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+    result.structured_content = Some(value);
+    Ok(result)
 }
 
 impl ServerHandler for Handler {

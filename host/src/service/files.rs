@@ -10,12 +10,12 @@ use waggle_protocol::message::{Entry, ListFiles, ReadFile, User, WriteFile};
 use super::{Service, ServiceError, validate, validate::ArgumentError};
 use crate::session::LinkError;
 
-/// Most bytes that one `read_file` returns. More would not fit a model's context anyway; larger
-/// files are read in parts.
-const READ_MAX: u64 = 4 * 1024 * 1024;
+/// Most bytes that one `read_file` returns. As base64, and twice (structured and as text), they fit
+/// into the 1 MiB that MCP clients accept in one event; larger files are read in parts.
+const READ_MAX: u64 = 256 * 1024;
 
-/// Most entries that one `list_files` returns.
-const ENTRIES_MAX: u32 = 10_000;
+/// Most entries that one `list_files` returns: usual names of that number fit likewise.
+const ENTRIES_MAX: u32 = 2000;
 
 /// Most levels that one `list_files` descends.
 const DEPTH_MAX: u32 = 64;

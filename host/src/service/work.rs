@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// Most bytes kept of each output stream: the first and the last half of it. Bounds what a call
-/// costs the host, whatever the program prints.
-const OUTPUT_MAX: usize = 1024 * 1024;
+/// costs the host and a model's context, whatever the program prints; more belongs into a file.
+const OUTPUT_MAX: usize = 64 * 1024;
 
 /// How long the host waits to learn whether a broken connection was in fact a dead machine.
 const DEATH_WAIT: Duration = Duration::from_secs(2);
