@@ -8,9 +8,10 @@
 //! Invariants: the group is killed *before* the leader is reaped, while its number cannot belong to
 //! anyone else. A dropped child is killed, and reaped in the background.
 
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process;
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use waggle_protocol::message::ExitStatus;
 
 use crate::sys;
 
+/// Longest record that a read of `/dev/kmsg` returns, the kernel's `PRINTK_MESSAGE_MAX`.
+const KMSG_RECORD_MAX: usize = 2048;
+
 /// A spawned program, leader of its own session and process group.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -30,7 +34,6 @@ pub(super) struct Child {
     /// Readable once the program has exited.
     watch: Option<AsyncFd<OwnedFd>>,
     started_at: Instant,
-    oom_kills_before: Option<u64>,
 }
 
 /// How a program ended.
@@ -38,8 +41,7 @@ pub(super) struct Child {
 pub(super) struct End {
     /// What the kernel says.
     pub(super) status: ExitStatus,
-    /// Whether the kernel's out-of-memory killer struck, somewhere in the guest, while it ran, and
-    /// it died of SIGKILL.
+    /// Whether it was the kernel's out-of-memory killer that sent the SIGKILL it died of.
     pub(super) out_of_memory: bool,
     /// From before it was spawned until it was reaped.
     pub(super) wall: Duration,
@@ -52,7 +54,6 @@ impl Child {
     ///
     /// What std's `spawn` says. No process is left behind.
     pub(super) fn spawn(command: &mut process::Command) -> io::Result<(Self, Pipes)> {
-        let oom_kills_before = oom_kills();
         let started_at = Instant::now();
         let mut process = command.spawn()?;
         let pipes = Pipes {
@@ -65,7 +66,6 @@ impl Child {
             process: Some(process),
             watch: None,
             started_at,
-            oom_kills_before,
         };
         // If this fails, dropping the child kills it.
         child.watch = Some(sys::watch_child(child.pid)?);
@@ -122,7 +122,7 @@ impl Child {
             (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
         };
         let out_of_memory =
-            status == ExitStatus::Signal(nix::libc::SIGKILL) && oom_kills() > self.oom_kills_before;
+            status == ExitStatus::Signal(nix::libc::SIGKILL) && kernel_ran_out_of_memory(self.pid);
         Ok(End {
             status,
             out_of_memory,
@@ -159,12 +159,46 @@ pub(super) struct Pipes {
     pub(super) stderr: Option<OwnedFd>,
 }
 
-/// How often the kernel's out-of-memory killer has struck since boot, `/proc/vmstat`.
-fn oom_kills() -> Option<u64> {
-    let text = fs::read_to_string("/proc/vmstat").ok()?;
-    let line = text
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("oom_kill "))?;
-    line.parse().ok()
+/// Whether the kernel's log says that its out-of-memory killer took process `pid`. (The counters of
+/// `/proc/vmstat` do not tell whom, and libkrunfw's kernel has none.) Looked at only after a SIGKILL;
+/// sandboxed code cannot write to that log.
+fn kernel_ran_out_of_memory(pid: u32) -> bool {
+    let log = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open("/dev/kmsg");
+    let Ok(mut log) = log else {
+        return false;
+    };
+    let mut record = [0; KMSG_RECORD_MAX];
+    loop {
+        match log.read(&mut record) {
+            Ok(0) => return false,
+            Ok(count) if names_victim(record.get(..count).unwrap_or_default(), pid) => return true,
+            Ok(_) => {}
+            // The record was overwritten while we read; the next read goes on behind it.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
+            // EAGAIN: that was the last one.
+            Err(_) => return false,
+        }
+    }
+}
+
+/// `mm/oom_kill.c`: `Out of memory: Killed process 42 (python3) ...`, or the same of a cgroup.
+fn names_victim(record: &[u8], pid: u32) -> bool {
+    let text = String::from_utf8_lossy(record);
+    text.contains(&format!("ut of memory: Killed process {pid} ("))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_victim_is_read_from_the_kernels_words() {
+        let whole = b"3,512,98765,-;Out of memory: Killed process 42 (python3) total-vm:1kB";
+        let group = b"3,512,98765,-;Memory cgroup out of memory: Killed process 42 (sh) x";
+        assert!(names_victim(whole, 42) && names_victim(group, 42));
+        assert!(!names_victim(whole, 4) && !names_victim(b"6,1,1,-;process 42 (", 42));
+    }
 }

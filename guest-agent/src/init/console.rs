@@ -18,7 +18,7 @@ pub(super) fn print(line: &str) {
     match console {
         Ok(mut console) => {
             // There is no other place to report a broken console to.
-            let _ = console.write_all(format!("{line}\r\n").as_bytes());
+            let _ = console.write_all(format!("{line}\n").as_bytes());
             let _ = nix::sys::termios::tcdrain(&console);
         }
         Err(_) => eprintln!("{line}"),
