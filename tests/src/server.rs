@@ -216,22 +216,27 @@ impl Server {
 
     /// Asks it to end, waits until it did, and checks that no process, socket or scratch disk of it
     /// is left.
-    pub async fn stop(mut self, signal: Signal) {
+    pub async fn stop(self, signal: Signal) {
         let family = self.descendants();
         self.signal(signal);
+        self.ended(&family).await;
+    }
+
+    /// Waits until it ended after a [`signal`](Self::signal), and checks that nothing is left:
+    /// neither of its `family`, nor of anything else that works in its folder.
+    pub async fn ended(mut self, family: &[Process]) {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status
             .expect("the server ends in time")
             .expect("the server's status");
-        assert_eq!(
-            status.code(),
-            Some(0),
-            "the server ended with {status} after {signal}"
-        );
+        assert_eq!(status.code(), Some(0), "the server ended with {status}");
         // It may not end before its machines did, so there is nothing to wait for.
         let left: Vec<_> = family.iter().filter(|process| process.is_alive()).collect();
         assert!(left.is_empty(), "the server left processes: {left:#?}");
-        self.check_clean();
+        let left = processes::of_folder(self.data.path());
+        assert!(left.is_empty(), "the server left processes: {left:#?}");
+        let files = self.run_files();
+        assert!(files.is_empty(), "the server left files: {files:#?}");
     }
 
     /// Kills it as a crash would, and gives what is left: its processes from before, and its data
@@ -248,13 +253,6 @@ impl Server {
         if let Some(pid) = self.pid() {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
         }
-    }
-
-    fn check_clean(&self) {
-        let left = processes::of_folder(self.data.path());
-        assert!(left.is_empty(), "the server left processes: {left:#?}");
-        let files = self.run_files();
-        assert!(files.is_empty(), "the server left files: {files:#?}");
     }
 
     fn pid(&self) -> Option<i32> {

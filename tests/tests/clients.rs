@@ -265,3 +265,35 @@ async fn stdio_ends_with_its_input() {
     let files = run_files(data.path());
     assert!(files.is_empty(), "left behind: {files:#?}");
 }
+
+/// A signal ends it as well, though its input is still open.
+#[tokio::test]
+async fn stdio_ends_on_a_signal() {
+    let data = TempDir::new().expect("a temporary folder");
+    let mut server = Settings::default()
+        .command(&["mcp"], data.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the server starts");
+    let mut input = server.stdin.take().expect("stdin is piped");
+    let mut lines = BufReader::new(server.stdout.take().expect("stdout is piped")).lines();
+    // Once it answers, it listens to signals too.
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": {"name": "waggle-tests", "version": "0"},
+    }});
+    let sent = input.write_all(format!("{request}\n").as_bytes()).await;
+    sent.expect("the server reads");
+    let line = timeout(PATIENCE, lines.next_line()).await;
+    line.expect("an answer in time").expect("an answer");
+
+    let pid = server.id().expect("it runs").try_into().expect("a pid");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("a signal");
+    let status = timeout(PATIENCE, server.wait()).await;
+    let status = status.expect("it ends while its input is open");
+    assert_eq!(status.expect("a status").code(), Some(0));
+    drop(input);
+    assert!(processes::of_folder(data.path()).is_empty());
+}

@@ -98,6 +98,12 @@ try:
     print("poses as the agent")
 except OSError as error:
     print("bind", errno.errorcode[error.errno])
+for address in ("192.0.2.1", "10.0.2.2", "169.254.169.254"):
+    try:
+        socket.create_connection((address, 80), timeout=4)
+        print("answers", address)
+    except OSError as error:
+        print("network", errno.errorcode[error.errno])
 # The kernel brings dummy0 along: a sink without a road, and down.
 print(sorted(name for _, name in socket.if_nameindex() if name != "dummy0"))
 print(len(open("/proc/net/route").readlines()) - 1, "routes")
@@ -109,6 +115,7 @@ print(len(open("/proc/net/route").readlines()) - 1, "routes")
         assert!(!output.contains("poses"), "{output}");
         // Not just filtered or slow: there is no way out at all.
         assert_eq!(output.matches("network ENETUNREACH").count(), 3, "{output}");
+        assert!(output.ends_with("['lo']\n0 routes\n"), "{output}");
     }
     scene.close().await;
 }

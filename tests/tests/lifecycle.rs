@@ -252,18 +252,16 @@ async fn ends_on(signal: Signal) {
             "two machines of two processes at least: {family:#?}"
         );
         server.signal(signal);
-        Instant::now()
+        (family, Instant::now())
     };
     // The client gets an answer or a broken connection, but does not hang.
-    let (outcome, signalled) = tokio::join!(in_flight, stop);
+    let (outcome, (family, signalled)) = tokio::join!(in_flight, stop);
     assert!(
         signalled.elapsed() < PROMPT,
         "{:?} until {outcome:?}",
         signalled.elapsed()
     );
-    let data = scene.server.data_dir().to_owned();
-    scene.server.stop(signal).await;
-    assert!(processes::of_folder(&data).is_empty());
+    scene.server.ended(&family).await;
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ async fn missing_parts_are_named_with_the_command_that_mends_it() {
     let line = complaint(Settings::default().with(settings::LIB_DIR, empty.path())).await;
     assert!(line.contains("./dev"), "{line}");
     assert!(
-        line.contains(empty.path().to_str().expect("UTF-8")),
+        line.contains("libkrunfw") && line.contains("vhost-device-vsock"),
         "{line}"
     );
 }
