@@ -9,10 +9,12 @@
 
 use std::{
     fs, io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
+use waggle_runtime::write_atomically;
 
 static BOOT_DISK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boot.erofs"));
 
@@ -57,10 +59,12 @@ fn write_once(data_dir: &Path, content: &[u8]) -> Result<PathBuf, BootDiskError>
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == length) {
         return Ok(path);
     }
-    let partial = data_dir.join(format!(".boot-{name}.{}", std::process::id()));
-    fs::create_dir_all(data_dir)
-        .and_then(|()| fs::write(&partial, content))
-        .and_then(|()| fs::rename(&partial, &path))
+    // Private: whoever can write here chooses what machines boot.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .and_then(|()| write_atomically(&path, &[content]))
         .map_err(|source| BootDiskError::Write {
             path: path.clone(),
             source,

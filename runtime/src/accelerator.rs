@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::kernel::{short_hash, write_atomically};
-use crate::launch::launch;
+use crate::launch::{LaunchError, launch};
 use crate::options::{Accelerator, Options, Probe};
 use crate::parts::Parts;
 use crate::preflight::open_kvm;
@@ -54,14 +54,18 @@ async fn kept_or_probed(options: &Options, parts: &Parts, warden: &Warden) -> Ve
         return verdict;
     }
     tracing::info!("testing whether kvm works here, once until the host restarts");
-    let verdict = probe(options, parts, warden).await;
+    let verdict = match probe(options, parts, warden).await {
+        Ok(verdict) => verdict,
+        // It may start the next time: a full disk, a lack of memory.
+        Err(error) => return Err(format!("the probe did not start: {error}")),
+    };
     if let Some(Err(error)) = keeper.map(|keeper| keeper.write(&verdict)) {
         tracing::warn!(%error, "cannot keep the verdict on kvm; the next start probes again");
     }
     verdict
 }
 
-async fn probe(options: &Options, parts: &Parts, warden: &Warden) -> Verdict {
+async fn probe(options: &Options, parts: &Parts, warden: &Warden) -> Result<Verdict, LaunchError> {
     let Probe {
         kernel_word,
         answer,
@@ -81,10 +85,7 @@ async fn probe(options: &Options, parts: &Parts, warden: &Warden) -> Verdict {
         accelerator: Accelerator::Kvm,
         ..parts.clone()
     });
-    let mut machine = match launch(warden, &parts, spec).await {
-        Ok(machine) => machine,
-        Err(error) => return Err(format!("the probe did not start: {error}")),
-    };
+    let mut machine = launch(warden, &parts, spec).await?;
     let answered = || machine.console.text().contains(answer.as_str());
     let answering = async {
         while !answered() && machine.death.borrow().is_none() {
@@ -109,7 +110,7 @@ async fn probe(options: &Options, parts: &Parts, warden: &Warden) -> Verdict {
     machine.ask_to_die.send_replace(true);
     // An error means the supervisor is gone, and the machine with it.
     let _ = machine.gone.wait_for(|gone| *gone).await.is_err();
-    verdict
+    Ok(verdict)
 }
 
 /// QEMU dumps registers after its message; the log wants the message.

@@ -115,10 +115,12 @@ pub(crate) fn qemu_arguments(
     line.two("-kernel", kernel)
         .two("-append", kernel_line(kernel_args));
     for (index, disk) in disks.iter().enumerate() {
+        // Reported, the guest sees an I/O error: QEMU's default stops the machine when the host's
+        // disk is full.
         let access = if disk.writable {
-            "cache=unsafe,discard=unmap"
+            "cache=unsafe,discard=unmap,werror=report,rerror=report"
         } else {
-            "readonly=on"
+            "readonly=on,rerror=report"
         };
         let mut drive = OsString::from(format!("if=none,id=d{index},format=raw,{access},file="));
         drive.push(escape(disk.file.as_os_str()));
@@ -206,8 +208,8 @@ mod tests {
         assert_eq!(
             drives,
             [
-                "if=none,id=d0,format=raw,readonly=on,file=/x,,y,,/boot",
-                "if=none,id=d1,format=raw,cache=unsafe,discard=unmap,file=scratch-1.ext4",
+                "if=none,id=d0,format=raw,readonly=on,rerror=report,file=/x,,y,,/boot",
+                "if=none,id=d1,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report,file=scratch-1.ext4",
             ]
         );
         assert!(

@@ -86,10 +86,17 @@ fn remove_dead(run: &Path) -> io::Result<()> {
         let free = match File::open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
             Ok(Ok(())) => true,
             Ok(Err(TryLockError::WouldBlock)) => false,
-            Ok(Err(TryLockError::Error(error))) => return Err(error),
+            Ok(Err(TryLockError::Error(error))) => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot tell whether it is dead");
+                false
+            }
             // No lock: its host died between the two steps of `take` or while it cleaned up.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(error),
+            // Another user's, say: whoever can look into it will clean it up.
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot tell whether it is dead");
+                false
+            }
         };
         if !free {
             continue;

@@ -103,7 +103,11 @@ pub(crate) fn short_hash(parts: &[&OsStr]) -> String {
 }
 
 /// Writes `file` so that it is either absent or whole, even when two hosts start at once.
-pub(crate) fn write_atomically(file: &Path, chunks: &[&[u8]]) -> io::Result<()> {
+///
+/// # Errors
+///
+/// What the system said; nothing is left behind then.
+pub fn write_atomically(file: &Path, chunks: &[&[u8]]) -> io::Result<()> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let unique = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let temporary = file.with_extension(format!("{}-{}.tmp", unique.0, unique.1));

@@ -48,7 +48,7 @@ mod text;
 mod vmm;
 mod warden;
 
-pub use kernel::KernelError;
+pub use kernel::{KernelError, write_atomically};
 pub use krunfw::KrunfwError;
 pub use launch::LaunchError;
 pub use link::{AcceptError, ConnectError, MachineStream};

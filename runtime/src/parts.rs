@@ -119,7 +119,14 @@ fn newest_krunfw(folder: &Path) -> Option<PathBuf> {
                 .is_some_and(fits)
         })
         .filter(|path| path.is_file())
-        .max()
+        .max_by_key(|path| version(path))
+}
+
+/// The numbers behind `libkrunfw.so`, so that 5.10 comes after 5.6.
+fn version(path: &Path) -> Vec<u32> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let numbers = name.unwrap_or_default().split('.').skip(2);
+    numbers.map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct MachineSpec {
     pub vcpus: u8,
     /// Guest memory in MiB, at least 64.
     pub memory_mib: u32,
-    /// Disks, 1 to 6. The first is `/dev/vda`, an EROFS whose `/init` the kernel runs.
+    /// Disks, 1 to 5. The first is `/dev/vda`, an EROFS whose `/init` the kernel runs.
     pub disks: Vec<Disk>,
     /// Words added to the kernel's command line.
     pub kernel_args: String,

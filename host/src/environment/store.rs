@@ -19,6 +19,9 @@ use super::{Environment, EnvironmentId, Status, state::Event};
 /// Why the store refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
+    /// The server goes down.
+    #[error("the store is closed")]
+    Closed,
     /// As many environments exist as are allowed.
     #[error("{capacity} of {capacity} environments exist already")]
     Full {
@@ -58,32 +61,59 @@ impl<L> Slot<L> {
 #[derive(Debug)]
 pub struct Store<L> {
     capacity: usize,
-    slots: Mutex<HashMap<EnvironmentId, Slot<L>>>,
+    state: Mutex<State<L>>,
+}
+
+#[derive(Debug)]
+struct State<L> {
+    slots: HashMap<EnvironmentId, Slot<L>>,
+    /// Set once, when the server goes down: nothing is created or becomes running any more.
+    closed: bool,
+}
+
+impl<L> State<L> {
+    fn slot(&mut self, id: &EnvironmentId) -> Result<&mut Slot<L>, StoreError> {
+        self.slots
+            .get_mut(id)
+            .ok_or_else(|| StoreError::Unknown(id.clone()))
+    }
 }
 
 impl<L> Store<L> {
     /// An empty store for at most `capacity` environments.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        let state = State {
+            slots: HashMap::new(),
+            closed: false,
+        };
         Self {
             capacity,
-            slots: Mutex::new(HashMap::new()),
+            state: Mutex::new(state),
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<EnvironmentId, Slot<L>>> {
+    fn state(&self) -> MutexGuard<'_, State<L>> {
         // Nothing panics while it holds the lock; if it did, each slot is still whole.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing is created and nothing becomes running.
+    pub fn close(&self) {
+        self.state().closed = true;
     }
 
     /// Takes a place for `environment`, which starts as `Creating`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] at capacity.
+    /// [`StoreError::Full`] at capacity, [`StoreError::Closed`].
     pub fn insert(&self, environment: Environment) -> Result<(), StoreError> {
-        let mut slots = self.slots();
-        if slots.len() >= self.capacity {
+        let mut state = self.state();
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        if state.slots.len() >= self.capacity {
             return Err(StoreError::Full {
                 capacity: self.capacity,
             });
@@ -95,7 +125,7 @@ impl<L> Store<L> {
             last_used: Instant::now(),
             busy: 0,
         };
-        slots.insert(id, slot);
+        state.slots.insert(id, slot);
         Ok(())
     }
 
@@ -103,26 +133,27 @@ impl<L> Store<L> {
     ///
     /// # Errors
     ///
-    /// If it is gone or not `Creating`; `live` is then dropped.
+    /// If it is gone or not `Creating`, or the store is closed; `live` is then dropped.
     pub fn booted(&self, id: &EnvironmentId, live: Arc<L>) -> Result<Environment, StoreError> {
-        let mut slots = self.slots();
-        let slot = slots
-            .get_mut(id)
-            .ok_or_else(|| StoreError::Unknown(id.clone()))?;
+        let mut state = self.state();
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        let slot = state.slot(id)?;
         slot.apply(Event::Booted)?;
         slot.live = Some(live);
         slot.last_used = Instant::now();
         Ok(slot.environment.clone())
     }
 
-    /// Marks `id` as failed for `reason` and hands its live link back for disposal. Does nothing
+    /// Marks `id` as failed for `reason` and hands out its live link for disposal. Does nothing
     /// when it is on its way out already.
     pub fn failed(&self, id: &EnvironmentId, reason: String) -> Option<Arc<L>> {
-        let mut slots = self.slots();
-        let slot = slots.get_mut(id)?;
+        let mut state = self.state();
+        let slot = state.slots.get_mut(id)?;
         slot.apply(Event::Failed).ok()?;
         slot.environment.failure = Some(reason);
-        slot.live.take()
+        slot.live.clone()
     }
 
     /// Marks `id` as being destroyed and hands out its live link, for the caller to end. Of several
@@ -133,17 +164,31 @@ impl<L> Store<L> {
     /// [`StoreError::Unknown`], or [`StoreError::NotRunning`] if it is being created, or somebody else
     /// destroys it.
     pub fn begin_destroy(&self, id: &EnvironmentId) -> Result<Option<Arc<L>>, StoreError> {
-        let mut slots = self.slots();
-        let slot = slots
-            .get_mut(id)
-            .ok_or_else(|| StoreError::Unknown(id.clone()))?;
+        let mut state = self.state();
+        let slot = state.slot(id)?;
         slot.apply(Event::Destroy)?;
         Ok(slot.live.take())
     }
 
+    /// As [`Self::begin_destroy`], for all environments that have been idle for longer than they may
+    /// at `now`. One with an operation under way is not idle, nor is one that is being created.
+    pub fn begin_destroy_idle(&self, now: Instant) -> Vec<(EnvironmentId, Option<Arc<L>>)> {
+        let overdue = |slot: &&mut Slot<L>| {
+            slot.busy == 0
+                && now.saturating_duration_since(slot.last_used) > slot.environment.idle_timeout
+        };
+        let mut state = self.state();
+        let idle = state.slots.values_mut().filter(overdue);
+        let taken = idle.filter_map(|slot| {
+            slot.apply(Event::Destroy).ok()?;
+            Some((slot.environment.id.clone(), slot.live.take()))
+        });
+        taken.collect()
+    }
+
     /// Frees the place of `id`, of which nothing is left: its destruction ended, or it never booted.
     pub fn remove(&self, id: &EnvironmentId) {
-        self.slots().remove(id);
+        self.state().slots.remove(id);
     }
 
     /// The live link of `id`, for one operation. The environment counts as busy until the
@@ -153,10 +198,8 @@ impl<L> Store<L> {
     ///
     /// [`StoreError::Unknown`] or [`StoreError::NotRunning`].
     pub fn lease(self: &Arc<Self>, id: &EnvironmentId) -> Result<Lease<L>, StoreError> {
-        let mut slots = self.slots();
-        let slot = slots
-            .get_mut(id)
-            .ok_or_else(|| StoreError::Unknown(id.clone()))?;
+        let mut state = self.state();
+        let slot = state.slot(id)?;
         let (Status::Running, Some(live)) = (slot.environment.status, &slot.live) else {
             return Err(StoreError::NotRunning(Box::new(slot.environment.clone())));
         };
@@ -172,8 +215,9 @@ impl<L> Store<L> {
     /// Copies of all, the oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Environment> {
-        let mut all: Vec<_> = self
-            .slots()
+        let state = self.state();
+        let mut all: Vec<_> = state
+            .slots
             .values()
             .map(|slot| slot.environment.clone())
             .collect();
@@ -184,28 +228,14 @@ impl<L> Store<L> {
     /// A copy of `id`, if it exists.
     #[must_use]
     pub fn get(&self, id: &EnvironmentId) -> Option<Environment> {
-        self.slots().get(id).map(|slot| slot.environment.clone())
-    }
-
-    /// Which environments have been idle for longer than they may at `now`. One with an operation
-    /// under way is not idle, nor is one that is being created or destroyed.
-    #[must_use]
-    pub fn idle_at(&self, now: Instant) -> Vec<EnvironmentId> {
-        let overdue = |slot: &&Slot<L>| {
-            matches!(slot.environment.status, Status::Running | Status::Error)
-                && slot.busy == 0
-                && now.saturating_duration_since(slot.last_used) > slot.environment.idle_timeout
-        };
-        let slots = self.slots();
-        slots
-            .values()
-            .filter(overdue)
-            .map(|slot| slot.environment.id.clone())
-            .collect()
+        self.state()
+            .slots
+            .get(id)
+            .map(|slot| slot.environment.clone())
     }
 
     fn release(&self, id: &EnvironmentId) {
-        if let Some(slot) = self.slots().get_mut(id) {
+        if let Some(slot) = self.state().slots.get_mut(id) {
             slot.busy = slot.busy.saturating_sub(1);
             slot.last_used = Instant::now();
         }
@@ -290,12 +320,38 @@ mod tests {
     fn only_an_unused_environment_becomes_idle() {
         let store = Arc::new(Store::new(2));
         let id = running(&store);
+        store
+            .insert(environment())
+            .expect("room for one that is being created");
         let later = Instant::now() + minutes(2);
         let lease = store.lease(&id).expect("running");
-        assert!(store.idle_at(later).is_empty(), "an operation is under way");
+        assert!(
+            store.begin_destroy_idle(later).is_empty(),
+            "an operation is under way"
+        );
         drop(lease);
-        assert_eq!(store.idle_at(later), [id]);
-        assert!(store.idle_at(Instant::now()).is_empty());
+        assert!(
+            store.begin_destroy_idle(Instant::now()).is_empty(),
+            "used just now"
+        );
+        assert_eq!(
+            store.begin_destroy_idle(later),
+            [(id.clone(), Some(Arc::new("live")))]
+        );
+        assert!(store.lease(&id).is_err(), "it is on its way out");
+    }
+
+    #[test]
+    fn nothing_becomes_running_in_a_closed_store() {
+        let store = Store::new(2);
+        let late = environment();
+        store.insert(late.clone()).expect("room");
+        store.close();
+        assert_eq!(
+            store.booted(&late.id, Arc::new("live")),
+            Err(StoreError::Closed)
+        );
+        assert_eq!(store.insert(environment()), Err(StoreError::Closed));
     }
 
     #[test]

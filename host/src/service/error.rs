@@ -149,6 +149,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Closed => Self::ShuttingDown,
             StoreError::Full { capacity } => Self::Full(capacity),
             StoreError::Unknown(id) => Self::Unknown(id),
             StoreError::NotRunning(environment) => Self::NotRunning(environment),

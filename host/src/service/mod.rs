@@ -124,12 +124,6 @@ impl Service {
         &self.settings
     }
 
-    /// What runs the guests' instructions.
-    #[must_use]
-    pub fn accelerator(&self) -> waggle_runtime::Accelerator {
-        self.vmm.accelerator()
-    }
-
     /// Boots a machine and returns its environment once it takes work.
     ///
     /// Dropping the future stops the boot and leaves nothing behind.
@@ -151,10 +145,8 @@ impl Service {
             .images
             .resolve(self.settings.image(runtime))
             .map_err(|source| ServiceError::Image { runtime, source })?;
-        if self.closing.is_cancelled() {
-            return Err(ServiceError::ShuttingDown);
-        }
-
+        // The server does not exit before this has cleaned up after itself.
+        let _under_way = self.tasks.token();
         let id = EnvironmentId::random();
         self.store.insert(Environment {
             name: name.unwrap_or_else(|| id.to_string()),
@@ -172,8 +164,9 @@ impl Service {
 
         let options = self.boot_options(&id, image.path);
         let session = tokio::select! {
-            booted = Session::boot(&self.vmm, &options) => booted?,
+            biased;
             () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
+            booted = Session::boot(&self.vmm, &options) => booted?,
         };
         let times = session.boot_times();
         tracing::info!(%id, %runtime, init = ?times.init, ready = ?times.ready, "environment booted");
@@ -214,7 +207,13 @@ impl Service {
     /// destroyed by somebody else.
     pub async fn destroy(&self, id: &EnvironmentId) -> Result<(), ServiceError> {
         let live = self.store.begin_destroy(id)?;
-        let (store, id) = (Arc::clone(&self.store), id.clone());
+        self.end(id.clone(), live).await;
+        Ok(())
+    }
+
+    /// Ends what the store has marked as being destroyed. Goes on even if the future is dropped.
+    async fn end(&self, id: EnvironmentId, live: Option<Arc<Live>>) {
+        let store = Arc::clone(&self.store);
         let end = self.tasks.spawn(async move {
             if let Some(live) = live {
                 live.session.close().await;
@@ -225,7 +224,6 @@ impl Service {
         if let Err(error) = end.await {
             tracing::error!(%error, "destroying an environment failed");
         }
-        Ok(())
     }
 
     /// Copies of all environments, the oldest first.
@@ -250,10 +248,13 @@ impl Service {
     }
 
     /// Refuses new environments, destroys all that exist, and waits until nothing is left.
+    ///
+    /// May be called again, also at the same time.
     pub async fn shut_down(&self) {
+        self.store.close();
         self.closing.cancel();
         let destroy = self.list().into_iter().map(|environment| async move {
-            // An error means that it is on its way out already.
+            // An error means that it is on its way out already, or was never running.
             let _ = self.destroy(&environment.id).await;
         });
         futures_util::future::join_all(destroy).await;

@@ -18,11 +18,9 @@ pub(super) async fn run(service: Arc<Service>) {
             _ = ticks.tick() => {}
             () = service.closing.cancelled() => return,
         }
-        for id in service.store.idle_at(Instant::now()) {
+        for (id, live) in service.store.begin_destroy_idle(Instant::now()) {
             tracing::info!(%id, "destroying an idle environment");
-            if let Err(error) = service.destroy(&id).await {
-                tracing::debug!(%id, %error, "somebody else destroyed it first");
-            }
+            service.end(id, live).await;
         }
     }
 }
