@@ -22,6 +22,10 @@
 //! [`message::Request`] and reads [`message::Reply`] frames until one that
 //! [is terminal](message::Reply::is_terminal). After a clean end the connection may carry the next
 //! request. Closing it at any other moment cancels the operation.
+//!
+//! A control frame that is due to hold a request and does not decode as one is answered with
+//! [`FailureCode::Unsupported`](message::FailureCode::Unsupported), and the connection goes on: the
+//! frames are still in step. Bytes that are no frame, or no frame that is due, end it.
 
 #![forbid(unsafe_code)]
 

@@ -16,8 +16,13 @@ pub const REQUEST_PAYLOAD_MAX: usize = 1024 * 1024;
 
 /// Largest control payload that the host accepts, in bytes. The guest is hostile until proven
 /// otherwise, and decoding may need about twenty times the encoded size (a list of short names):
-/// 64 KiB bounds that to about 1.3 MiB a connection.
+/// 64 KiB bounds that to about 1.3 MiB a connection. `tests/allocation.rs` holds it to that.
 pub const REPLY_PAYLOAD_MAX: usize = 64 * 1024;
+
+/// Smallest payload ceiling, in bytes, that a peer may announce in its
+/// [`Hello`](crate::handshake::Hello): every reply of fixed size and the longest failure fit, with
+/// room to spare. Below it a connection would be all headers, or could not carry an answer at all.
+pub const PAYLOAD_MAX_MIN: usize = 4096;
 
 /// Largest program text, in bytes: the limit of the `execute` tool.
 pub const CODE_MAX: usize = 512_000;
@@ -37,3 +42,5 @@ const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(DATA_PAYLOAD_MAX <= REPLY_PAYLOAD_MAX);
 const _: () = assert!(ENTRIES_BATCH_BYTES + 2 * PATH_MAX < REPLY_PAYLOAD_MAX);
 const _: () = assert!(FAILURE_TEXT_MAX < REPLY_PAYLOAD_MAX);
+const _: () = assert!(FAILURE_TEXT_MAX * 2 <= PAYLOAD_MAX_MIN);
+const _: () = assert!(PAYLOAD_MAX_MIN <= DATA_PAYLOAD_MAX);

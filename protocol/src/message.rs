@@ -191,6 +191,10 @@ pub struct ExecEnd {
     pub reason: EndReason,
     /// Microseconds from before it was spawned until it was reaped.
     pub wall_us: u64,
+    /// Microseconds of CPU time that it and its reaped children spent in user mode, `getrusage(2)`.
+    pub user_us: u64,
+    /// The same, in the kernel.
+    pub system_us: u64,
     /// What became of its standard output.
     pub stdout: StreamTotals,
     /// What became of its standard error.
@@ -335,7 +339,7 @@ pub enum FailureCode {
     SpawnFailed,
     /// The request is well-formed but its values are not acceptable.
     InvalidRequest,
-    /// This agent does not know the operation.
+    /// This agent does not know the operation, or cannot read the request.
     Unsupported,
     /// Anything else that the kernel refused; the message carries its text.
     Io,

@@ -77,6 +77,8 @@ fn opening() {
             magic: *b"WGGL",
             version_min: 1,
             version_max: 1,
+            control_max: 64 * 1024,
+            data_max: 64 * 1024,
         },
     );
     pin(
@@ -194,6 +196,8 @@ fn replies() {
             status,
             reason,
             wall_us: 1_234_567,
+            user_us: 1_000_001,
+            system_us: 300,
             stdout: totals,
             stderr,
         };
