@@ -268,6 +268,28 @@ async fn endless_output_is_cut_and_ends_at_the_deadline() {
     scene.close().await;
 }
 
+/// Whatever a program prints, its outcome arrives: bytes that are no text, and characters that JSON
+/// writes in six.
+#[tokio::test]
+async fn odd_output_does_not_cost_the_outcome() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let code = "import sys\nout = sys.stdout.buffer\nout.write(b'a\\xff\\xfeb\\0c\\r\\n')";
+    assert_eq!(scene.output(&id, code).await, "a\u{fffd}\u{fffd}b\0c\r\n");
+    for byte in ["\\0", "\\x1b", "\\xff", "\\\\", "\""] {
+        let code = format!(
+            "import sys\nfor stream in (sys.stdout, sys.stderr):\n    \
+             stream.buffer.write(b'{byte}' * 200_000)\nsys.exit(3)"
+        );
+        let result = scene.execute(&id, &code).await;
+        assert_eq!(result["exit_code"], 3, "{byte}");
+        let left_out = result["bytes_left_out"].as_u64();
+        assert!(left_out.is_some_and(|bytes| bytes > 0), "{left_out:?}");
+    }
+    scene.close().await;
+}
+
 #[tokio::test]
 async fn language_may_differ_from_the_runtime() {
     let _permit = machines(1).await;
