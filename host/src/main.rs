@@ -8,7 +8,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -49,15 +54,20 @@ enum Command {
     },
 }
 
+/// How long a read of standard input, which nothing can interrupt, may hold up the end.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
 fn main() -> ExitCode {
     let line = Line::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WAGGLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,rmcp=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match run(line.command) {
+    let outcome = log().and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let outcome = runtime.block_on(run(line.command));
+        runtime.shutdown_timeout(EXIT_WAIT);
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever the error's causes hold.
@@ -68,7 +78,19 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+fn log() -> anyhow::Result<()> {
+    let words = std::env::var("WAGGLE_LOG").unwrap_or_else(|_| "info,rmcp=warn".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&words).with_context(|| {
+        format!("WAGGLE_LOG={words:?} is not a filter; write it like info,waggle=debug")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     match command {
@@ -105,7 +127,22 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let Some(service) = until(&stop, open(*settings)).await? else {
                 return Ok(());
             };
-            let outcome = stdio::serve(Handler::new(Arc::clone(&service)), stop).await;
+            let input_ended = CancellationToken::new();
+            let handler = Handler::new(Arc::clone(&service));
+            let serving = stdio::serve(handler, stop.clone(), input_ended.clone());
+            tokio::pin!(serving);
+            let outcome = tokio::select! {
+                outcome = &mut serving => outcome,
+                // Without environments, the calls under way end, and with them the serving.
+                () = input_ended.cancelled() => {
+                    service.shut_down().await;
+                    serving.await
+                }
+                () = stop.cancelled() => {
+                    service.shut_down().await;
+                    serving.await
+                }
+            };
             service.shut_down().await;
             Ok(outcome?)
         }

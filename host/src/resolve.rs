@@ -96,6 +96,12 @@ impl Overrides {
         }
     }
 
+    /// Whether the operator set this command.
+    #[must_use]
+    pub fn has(&self, runtime: Runtime, purpose: Purpose) -> bool {
+        self.get(runtime, purpose).is_some()
+    }
+
     fn get(&self, runtime: Runtime, purpose: Purpose) -> Option<Vec<ByteBuf>> {
         let table = match purpose {
             Purpose::Exec => &self.exec,

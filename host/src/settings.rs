@@ -117,7 +117,9 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The user has no cache folder to default to.
-    #[error("no home folder is known; set WAGGLE_DATA_DIR to a folder for machines and images")]
+    #[error(
+        "no home folder is known; set WAGGLE_DATA_DIR to a folder for machines, and WAGGLE_IMAGE_CACHE_DIR to that of the images"
+    )]
     NoHome,
     /// The default would be refused.
     #[error(

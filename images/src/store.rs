@@ -60,20 +60,6 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// The folder the images are in.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The names of all images in the index, sorted; their files are not checked.
-    ///
-    /// # Errors
-    /// What is wrong with the index.
-    pub fn names(&self) -> Result<Vec<String>, ImageError> {
-        Ok(self.read_index()?.images.into_keys().collect())
-    }
-
     /// Looks an image up and checks that its file is there, has the recorded size and is EROFS.
     ///
     /// # Errors
@@ -258,7 +244,6 @@ mod tests {
         assert_eq!(image.path, dir.path().join("base-1.erofs"));
         assert_eq!((image.name.as_str(), image.bytes), ("base", 4096));
         assert_eq!(store.verify("base").unwrap(), image);
-        assert_eq!(store.names().unwrap(), ["base"]);
     }
 
     #[test]

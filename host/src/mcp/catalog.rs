@@ -10,6 +10,7 @@ use schemars::{JsonSchema, generate::SchemaSettings, transform::Transform};
 use serde_json::Value;
 
 use super::{arguments, results};
+use crate::settings::Settings;
 
 /// A tool's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +84,8 @@ impl Name {
                 "Runs a program in an environment as the user sandbox, in /home/sandbox, and \
                  returns its stdout, stderr and exit code once it ends. Each call is a new \
                  process: variables do not carry over, files do. When timeout_seconds are over \
-                 the program and all it started are killed, and the output so far is returned as \
-                 an error. Long output is cut in the middle.",
+                 the program is killed with its process group, and the output so far is returned \
+                 as an error. Long output is cut in the middle.",
                 hints(false, true, false),
             ),
             Self::InstallPackages => tool::<arguments::InstallPackages, results::Installed>(
@@ -121,9 +122,30 @@ impl Name {
     }
 }
 
-/// All tools, in the order in which they are told.
-pub(super) fn tools() -> Vec<Tool> {
-    Name::ALL.into_iter().map(Name::tool).collect()
+/// All tools, in the order in which they are told, with the operator's limits.
+pub(super) fn tools(settings: &Settings) -> Vec<Tool> {
+    let with_limits = |name: Name| {
+        let mut tool = name.tool();
+        if name == Name::Execute {
+            let schema = Arc::make_mut(&mut tool.input_schema);
+            if let Some(timeout) = schema
+                .get_mut("properties")
+                .and_then(|properties| properties.get_mut("timeout_seconds"))
+                .and_then(Value::as_object_mut)
+            {
+                timeout.insert(
+                    "maximum".to_owned(),
+                    settings.max_exec_timeout.as_secs().into(),
+                );
+                timeout.insert(
+                    "default".to_owned(),
+                    settings.default_exec_timeout.as_secs().into(),
+                );
+            }
+        }
+        tool
+    };
+    Name::ALL.into_iter().map(with_limits).collect()
 }
 
 /// Read-only, destructive, idempotent; nothing here reaches beyond the environment.
@@ -189,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_tool_says_all_that_clients_look_for() {
-        for tool in tools() {
+        for tool in Name::ALL.map(Name::tool) {
             let name = tool.name.to_string();
             assert_eq!(Name::parse(&name).map(Name::as_str), Some(name.as_str()));
             assert!(tool.title.is_some(), "{name}");

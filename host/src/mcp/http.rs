@@ -15,10 +15,7 @@ use rmcp::transport::streamable_http_server::{
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Handler;
-
-/// Largest request. `write_file` takes whole files, in base64 a third larger than they are.
-const BODY_MAX: usize = 24 * 1024 * 1024;
+use super::{Handler, REQUEST_MAX};
 
 /// How long an idle session of a client older than MCP 2026-07-28 is kept. The default of five
 /// minutes would end it while its user thinks; a day bounds what forgotten ones cost.
@@ -38,13 +35,22 @@ pub struct HttpServer {
 /// Starts to serve on `listener`.
 #[must_use]
 pub fn serve(handler: Handler, listener: TcpListener) -> HttpServer {
+    // Any loopback address may have been chosen; its own name is as good as the usual ones.
+    let own = listener
+        .local_addr()
+        .map_or_else(|_| "localhost".to_owned(), |at| at.ip().to_string());
     let sessions = CancellationToken::new();
     let accepting = CancellationToken::new();
     let config = StreamableHttpServerConfig::default()
-        .with_allowed_hosts(["localhost", "127.0.0.1", "::1", "[::1]"])
-        .with_allowed_origins(["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"])
+        .with_allowed_hosts(["localhost", "127.0.0.1", "::1", "[::1]", &own])
+        .with_allowed_origins([
+            "http://localhost:*",
+            "http://127.0.0.1:*",
+            "http://[::1]:*",
+            &format!("http://{own}:*"),
+        ])
         .enforce_origin_validation()
-        .with_max_request_body_bytes(BODY_MAX)
+        .with_max_request_body_bytes(REQUEST_MAX)
         .with_cancellation_token(sessions.clone());
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = Some(SESSION_IDLE);

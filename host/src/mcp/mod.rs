@@ -28,7 +28,7 @@ use rmcp::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::service::{CreateRequest, Ended, ExecuteRequest, Service, ServiceError};
+use crate::service::{CreateRequest, ExecuteRequest, Service, ServiceError};
 use arguments::{
     CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, ListFiles,
     ReadFile, WriteFile,
@@ -39,6 +39,10 @@ const INSTRUCTIONS: &str = "Waggle gives you isolated computers: each environmen
 its own kernel. Call create_environment first (a few seconds), use its environment_id with the other \
 tools, and destroy_environment when done. Files and installed packages last until the environment is \
 destroyed, by you or after its idle timeout.";
+
+/// Largest request, over either transport. `write_file` takes whole files, in base64 a third larger
+/// than they are.
+const REQUEST_MAX: usize = 24 * 1024 * 1024;
 
 /// Largest result. The official Python client refuses events above 1 MiB, and then the whole call;
 /// what surrounds a result takes far less than the rest.
@@ -55,10 +59,8 @@ impl Handler {
     /// A handler for `service`.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
-        Self {
-            service,
-            tools: Arc::new(catalog::tools()),
-        }
+        let tools = Arc::new(catalog::tools(service.settings()));
+        Self { service, tools }
     }
 
     async fn dispatch(&self, name: Name, arguments: JsonObject) -> CallToolResult {
@@ -118,31 +120,8 @@ impl Handler {
             timeout_seconds,
         };
         let executed = self.service.execute(request).await?;
-        let next = match executed.ended {
-            Ended::Exited | Ended::Signal => None,
-            Ended::Deadline => Some(format!(
-                "the program was killed at its deadline, after {} ms, with all processes it had \
-                 started; its output so far is below. The environment is still usable: call \
-                 execute again with a higher timeout_seconds, or with less work.",
-                executed.duration.as_millis()
-            )),
-            Ended::OutputLimit => Some(
-                "the program was killed because it printed too much; its output so far is below. \
-                 Call execute again and redirect the output to a file, then use read_file."
-                    .to_owned(),
-            ),
-            Ended::OutOfMemory => Some(
-                "the program was killed because the environment's memory ran out; its output so \
-                 far is below. Call execute again with less data at a time."
-                    .to_owned(),
-            ),
-        };
-        let mut result = success(&results::Executed::from(executed))?;
-        if let Some(next) = next {
-            result.content.insert(0, ContentBlock::text(next));
-            result.is_error = Some(true);
-        }
-        Ok(result)
+        let guidance = executed.guidance();
+        guided(success(&results::Executed::from(executed))?, guidance)
     }
 
     async fn install_packages(&self, arguments: JsonObject) -> Outcome {
@@ -154,7 +133,8 @@ impl Handler {
             .service
             .install_packages(&environment_id, &packages)
             .await?;
-        success(&results::Installed::from(installed))
+        let guidance = installed.guidance();
+        guided(success(&results::Installed::from(installed))?, guidance)
     }
 
     async fn write_file(&self, arguments: JsonObject) -> Outcome {
@@ -189,10 +169,8 @@ impl Handler {
             .await?;
         let read = results::Read::new(path, read);
         // For people and models the content itself, not JSON around it.
-        let text = ContentBlock::text(read.content.clone());
-        let mut result = success(&read)?;
-        result.content = vec![text];
-        Ok(result)
+        let text = read.content.clone();
+        structured(&read, Some(text))
     }
 
     async fn list_files(&self, arguments: JsonObject) -> Outcome {
@@ -212,7 +190,7 @@ impl Handler {
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 enum CallError {
-    #[error("argument {path}: {problem}; the tool's input schema shows what it takes")]
+    #[error("{path}{problem}; the tool's input schema shows what it takes")]
     Argument {
         path: String,
         problem: serde_json::Error,
@@ -220,7 +198,7 @@ enum CallError {
     #[error("{0}")]
     Service(#[from] ServiceError),
     #[error(
-        "the result would have {size} bytes, and MCP clients accept {RESULT_MAX}; ask for less in one call: a smaller length, a smaller depth, or output redirected to a file"
+        "the result would have {size} bytes, and MCP clients accept {RESULT_MAX}; ask for less in one call, or for encoding base64 where the tool has it"
     )]
     TooLarge { size: usize },
     #[error("the result could not be encoded")]
@@ -231,7 +209,11 @@ type Outcome = Result<CallToolResult, CallError>;
 
 fn parse<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, CallError> {
     serde_path_to_error::deserialize(serde_json::Value::Object(arguments)).map_err(|error| {
-        let path = error.path().to_string();
+        // A missing or surplus argument has no path; its text names it.
+        let path = match error.path().to_string().as_str() {
+            "." => String::new(),
+            path => format!("argument {path}: "),
+        };
         CallError::Argument {
             path,
             problem: error.into_inner(),
@@ -240,15 +222,31 @@ fn parse<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, CallError> {
 }
 
 fn success<R: Serialize>(result: &R) -> Outcome {
+    structured(result, None)
+}
+
+/// A result with its text copy: `text`, or the same as JSON.
+fn structured<R: Serialize>(result: &R, text: Option<String>) -> Outcome {
     let value = serde_json::to_value(result)?;
-    let text = value.to_string();
-    // The text copy is escaped once more when it is sent.
-    let size = text.len() + serde_json::to_string(&text)?.len();
+    let json = value.to_string();
+    let length = json.len();
+    let text = text.unwrap_or(json);
+    // The text is escaped once more when it is sent.
+    let size = length + serde_json::to_string(&text)?.len();
     if size > RESULT_MAX {
         return Err(CallError::TooLarge { size });
     }
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(value);
+    Ok(result)
+}
+
+/// Turns a result into an error that says what to do next, with the result still in it.
+fn guided(mut result: CallToolResult, guidance: Option<String>) -> Outcome {
+    if let Some(guidance) = guidance {
+        result.content.insert(0, ContentBlock::text(guidance));
+        result.is_error = Some(true);
+    }
     Ok(result)
 }
 

@@ -165,16 +165,24 @@ pub(super) struct Read {
     path: String,
     /// Size of the whole file in bytes.
     size: u64,
+    /// How many of its bytes `content` is: the next part begins at offset plus this.
+    bytes_read: usize,
 }
 
 impl Read {
     pub(super) fn new(path: String, read: service::FileRead) -> Self {
-        let service::FileRead { content, size } = read;
+        let service::FileRead {
+            content,
+            bytes,
+            size,
+        } = read;
+        let service::Content { text, encoding } = content;
         Self {
-            content: content.text,
-            encoding: content.encoding,
+            content: text,
+            encoding,
             path,
             size,
+            bytes_read: bytes,
         }
     }
 }
@@ -190,6 +198,12 @@ pub(super) struct Files {
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<u64>,
 }
+
+/// Most bytes of entries in a result, both copies together; the rest of a result takes far less than
+/// what this leaves.
+const FILES_MAX: usize = 900_000;
+/// What the text copy's quotation marks add to an entry, about.
+const ESCAPES: usize = 40;
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct File {
@@ -224,12 +238,23 @@ impl From<Entry> for File {
 
 impl From<service::FolderListing> for Files {
     fn from(listing: service::FolderListing) -> Self {
-        let files: Vec<_> = listing.entries.into_iter().map(File::from).collect();
+        let total = listing.entries.len();
+        let mut room = FILES_MAX;
+        let mut files = Vec::new();
+        for file in listing.entries.into_iter().map(File::from) {
+            // A name may take six bytes a character, and both copies have it.
+            let escaped = serde_json::to_string(&file).map_or(0, |text| text.len());
+            let Some(left) = room.checked_sub(2 * escaped + ESCAPES) else {
+                break;
+            };
+            room = left;
+            files.push(file);
+        }
         Self {
             path: listing.path,
             count: files.len(),
+            truncated: listing.truncated || files.len() < total,
             files,
-            truncated: listing.truncated,
             unreadable: (listing.unreadable > 0).then_some(listing.unreadable),
         }
     }

@@ -36,6 +36,26 @@ pub enum ServiceError {
         "the machine of environment {0} ended during this call, and what was in it is lost; call destroy_environment on it, then create_environment for a new one"
     )]
     MachineLost(EnvironmentId),
+    /// The environment was destroyed during the operation.
+    #[error(
+        "environment {0} was destroyed during this call, by another call or because it was idle; call create_environment for a new one"
+    )]
+    Destroyed(EnvironmentId),
+    /// Its agent stopped answering, so the machine was stopped.
+    #[error(
+        "environment {0} no longer answered and did not end the program at its deadline, so its machine was stopped, and what was in it is lost; call destroy_environment on it, then create_environment for a new one"
+    )]
+    Stopped(EnvironmentId),
+    /// The operation did not begin.
+    #[error(
+        "environment {id} could not be reached ({}), so nothing was done: call again, and if that does not help, destroy_environment and create_environment", chain(.source)
+    )]
+    NotRun {
+        /// Which environment.
+        id: EnvironmentId,
+        /// Why.
+        source: LinkError,
+    },
     /// The runtime's image is not on this host.
     #[error("cannot create an environment for {runtime}: {source}")]
     Image {
@@ -63,6 +83,11 @@ pub enum ServiceError {
         /// Most bytes in one answer.
         limit: u64,
     },
+    /// The folder has more or longer names than one answer may hold.
+    #[error(
+        "the folder has more names than one call returns ({0}); call list_files on a folder below it, or with a smaller depth"
+    )]
+    ListTooLarge(LinkError),
     /// The content is not UTF-8, and the caller wants text.
     #[error("{path} is not UTF-8 text; call read_file with encoding \"base64\"")]
     NotText {

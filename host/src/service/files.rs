@@ -14,6 +14,9 @@ use crate::session::LinkError;
 /// into the 1 MiB that MCP clients accept in one event; larger files are read in parts.
 const READ_MAX: u64 = 256 * 1024;
 
+/// Most bytes that text may take in JSON, for it is sent twice.
+const TEXT_MAX: usize = 480_000;
+
 /// Most entries that one `list_files` returns: usual names of that number fit likewise.
 const ENTRIES_MAX: u32 = 2000;
 
@@ -57,6 +60,8 @@ pub struct FileWritten {
 pub struct FileRead {
     /// What was read.
     pub content: Content,
+    /// How many of the file's bytes that is.
+    pub bytes: usize,
     /// The whole file's size in bytes.
     pub size: u64,
 }
@@ -131,21 +136,35 @@ impl Service {
             }
             Err(error) => return Err(self.explain(&lease, error).await),
         };
-        let content = match (encoding, String::from_utf8(bytes)) {
-            (Some(Encoding::Utf8) | None, Ok(text)) => Content {
-                encoding: Encoding::Utf8,
-                text,
+        let ends_here = length.is_none();
+        let (content, bytes) = match encoding {
+            Some(Encoding::Base64) => (base64(&bytes), bytes.len()),
+            None | Some(Encoding::Utf8) => match text(bytes, ends_here) {
+                // Control characters take six bytes in JSON; as base64 all fits.
+                Ok(text) if encoding.is_none() && escaped(&text) > TEXT_MAX => {
+                    (base64(text.as_bytes()), text.len())
+                }
+                Ok(text) => {
+                    let length = text.len();
+                    (
+                        Content {
+                            encoding: Encoding::Utf8,
+                            text,
+                        },
+                        length,
+                    )
+                }
+                Err(bytes) if encoding.is_none() => (base64(&bytes), bytes.len()),
+                Err(_) => {
+                    return Err(ServiceError::NotText {
+                        path: path.to_owned(),
+                    });
+                }
             },
-            (Some(Encoding::Utf8), Err(_)) => {
-                return Err(ServiceError::NotText {
-                    path: path.to_owned(),
-                });
-            }
-            (Some(Encoding::Base64), Ok(text)) => base64(text.as_bytes()),
-            (Some(Encoding::Base64) | None, Err(error)) => base64(error.as_bytes()),
         };
         Ok(FileRead {
             content,
+            bytes,
             size: info.size,
         })
     }
@@ -179,9 +198,33 @@ impl Service {
                 truncated: listing.truncated,
                 unreadable: listing.unreadable,
             }),
+            Err(error @ LinkError::TooMuch { .. }) => Err(ServiceError::ListTooLarge(error)),
             Err(error) => Err(self.explain(&lease, error).await),
         }
     }
+}
+
+/// The bytes as text, or back. A character that the end of a part cuts is left for the next part.
+fn text(bytes: Vec<u8>, ends_here: bool) -> Result<String, Vec<u8>> {
+    String::from_utf8(bytes).or_else(|error| {
+        let cut = error.utf8_error();
+        let mut bytes = error.into_bytes();
+        if ends_here || cut.error_len().is_some() || cut.valid_up_to() == 0 {
+            return Err(bytes);
+        }
+        bytes.truncate(cut.valid_up_to());
+        String::from_utf8(bytes).map_err(std::string::FromUtf8Error::into_bytes)
+    })
+}
+
+/// Bytes that `text` takes in JSON, about.
+fn escaped(text: &str) -> usize {
+    let extra = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        0..=31 => 5,
+        _ => 0,
+    };
+    text.len() + text.as_bytes().iter().map(extra).sum::<usize>()
 }
 
 fn base64(bytes: &[u8]) -> Content {
@@ -200,5 +243,31 @@ pub fn file_name(bytes: &ByteBuf) -> (String, Option<String>) {
             String::from_utf8_lossy(bytes).into_owned(),
             Some(BASE64.encode(bytes)),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_before_the_character_that_it_cuts() {
+        let whole = "a\u{20ac}b".as_bytes();
+        assert_eq!(text(whole.to_vec(), false).as_deref(), Ok("a\u{20ac}b"));
+        for cut in [2, 3] {
+            assert_eq!(text(whole[..cut].to_vec(), false).as_deref(), Ok("a"));
+            assert_eq!(
+                text(whole[..cut].to_vec(), true),
+                Err(whole[..cut].to_vec())
+            );
+        }
+        assert!(
+            text(b"a\xffb".to_vec(), false).is_err(),
+            "no cut, but no text"
+        );
+        assert!(
+            text(whole[1..3].to_vec(), false).is_err(),
+            "nothing whole in it"
+        );
     }
 }

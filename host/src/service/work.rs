@@ -9,21 +9,27 @@ use std::{
 };
 
 use serde_bytes::ByteBuf;
+use tokio::time::timeout;
 use waggle_protocol::message::{EndReason, EnvVar, Exec, ExitStatus, Program, User};
 
 use super::{Live, Service, ServiceError, validate};
 use crate::{
-    environment::{Runtime, store::Lease},
-    resolve::{self, VENV},
+    environment::{Runtime, Status, store::Lease},
+    resolve::{self, Purpose, VENV},
     session::{ExecOutput, LinkError},
 };
 
 /// Most bytes kept of each output stream: the first and the last half of it. Bounds what a call
 /// costs the host and a model's context, whatever the program prints; more belongs into a file.
-const OUTPUT_MAX: usize = 64 * 1024;
+///
+/// Twice two streams fit into a result even if every byte needs six or seven in JSON.
+const OUTPUT_MAX: usize = 32 * 1024;
 
 /// How long the host waits to learn whether a broken connection was in fact a dead machine.
 const DEATH_WAIT: Duration = Duration::from_secs(2);
+
+/// How long an agent that let a deadline pass may take to show that it works at all.
+const PING_WAIT: Duration = Duration::from_secs(15);
 
 /// The signal that ends a program at its deadline, and the exit code that shells give it.
 const SIGKILL: i32 = 9;
@@ -77,6 +83,33 @@ pub struct Executed {
     pub left_out: u64,
 }
 
+impl Executed {
+    /// What the caller should know and do if the program did not end by itself.
+    #[must_use]
+    pub fn guidance(&self) -> Option<String> {
+        let (what, next) = match self.ended {
+            Ended::Exited | Ended::Signal => return None,
+            Ended::Deadline => (
+                "at its deadline, with its process group",
+                "call again with less work, or with a higher timeout_seconds where the tool has one",
+            ),
+            Ended::OutputLimit => (
+                "because it printed too much",
+                "call again with the output redirected to a file, then use read_file",
+            ),
+            Ended::OutOfMemory => (
+                "because the environment's memory ran out",
+                "call again with less data at a time",
+            ),
+        };
+        Some(format!(
+            "the program was killed {what}, after {} ms; its output so far is in the result. The \
+             environment is still usable: {next}.",
+            self.duration.as_millis()
+        ))
+    }
+}
+
 impl Service {
     /// Runs a program and returns what it printed.
     ///
@@ -96,7 +129,7 @@ impl Service {
         let interpreter = resolve::interpreter(
             language,
             &self.overrides,
-            lease.live.session.capabilities(),
+            &lease.live.session.capabilities().await,
             lease.live.uses_venv(),
         );
         let program = Program::Code {
@@ -125,20 +158,28 @@ impl Service {
             output_limit: None,
             stdin: false,
         };
+        let session = &lease.live.session;
         let start = Instant::now();
         let ExecOutput {
             stdout,
             stderr,
             end,
-        } = lease.live.session.exec(exec, OUTPUT_MAX).await;
+        } = session.exec(exec, OUTPUT_MAX).await;
         let (ended, status, duration) = match end {
             Ok(end) => (end.reason, end.status, Duration::from_micros(end.wall_us)),
-            // The agent did not keep the deadline; dropping the connection has cancelled the program.
-            Err(LinkError::Unanswered { .. }) if start.elapsed() >= limit => (
-                EndReason::Deadline,
-                ExitStatus::Signal(SIGKILL),
-                start.elapsed(),
-            ),
+            // The agent did not report the end. If it works, closing the connection has cancelled the
+            // program; if not, nothing but the machine's end does.
+            Err(LinkError::Unanswered { .. }) => {
+                if !matches!(timeout(PING_WAIT, session.ping()).await, Ok(Ok(()))) {
+                    session.close().await;
+                    return Err(ServiceError::Stopped(lease.environment.id.clone()));
+                }
+                (
+                    EndReason::Deadline,
+                    ExitStatus::Signal(SIGKILL),
+                    start.elapsed(),
+                )
+            }
             Err(error) => return Err(self.explain(lease, error).await),
         };
         let left_out = stdout.left_out() + stderr.left_out();
@@ -165,21 +206,31 @@ impl Service {
         })
     }
 
-    /// What a failed operation means for the caller: a refusal, a dead machine, or an outcome that
-    /// nobody knows.
+    /// What a failed operation means for the caller: a refusal, an environment that is gone, a dead
+    /// machine, an operation that was never begun, or an outcome that nobody knows.
     pub(super) async fn explain(&self, lease: &Lease<Live>, error: LinkError) -> ServiceError {
-        let failure = match error {
+        let error = match error {
             LinkError::Failed(failure) => return ServiceError::Guest(failure),
             error => error,
         };
         let id = lease.environment.id.clone();
-        let died = lease.live.session.machine().died();
-        if tokio::time::timeout(DEATH_WAIT, died).await.is_ok() {
-            return ServiceError::MachineLost(id);
+        let died = timeout(DEATH_WAIT, lease.live.session.machine().died())
+            .await
+            .is_ok();
+        if self.closing.is_cancelled() {
+            return ServiceError::ShuttingDown;
         }
-        ServiceError::OutcomeUnknown {
-            id,
-            source: failure,
+        match self.store.get(&id).map(|environment| environment.status) {
+            None | Some(Status::Destroying | Status::Destroyed) => ServiceError::Destroyed(id),
+            _ if died => ServiceError::MachineLost(id),
+            _ if matches!(
+                error,
+                LinkError::Unreachable(_) | LinkError::TooLarge { .. }
+            ) =>
+            {
+                ServiceError::NotRun { id, source: error }
+            }
+            _ => ServiceError::OutcomeUnknown { id, source: error },
         }
     }
 
@@ -199,11 +250,15 @@ impl Service {
         let lease = self.lease(environment_id)?;
         let runtime = lease.environment.runtime;
         let names = validate::packages(packages, runtime)?;
-        let first = self.install(&lease, &names).await?;
+        let used_venv = lease.live.uses_venv();
+        let first = self.install(&lease, &names, used_venv).await?;
+        // What was installed may be an interpreter, or an installer.
+        lease.live.session.forget_capabilities();
         let refused = runtime == Runtime::Python
             && first.exit_code != 0
             && first.stderr.contains("externally-managed-environment");
-        if !refused || lease.live.uses_venv() {
+        // An installer that the operator chose is the operator's to mend.
+        if !refused || used_venv || self.overrides.has(runtime, Purpose::Install) {
             return Ok(first);
         }
         let make = [b"python3".as_slice(), b"-m", b"venv", VENV.as_bytes()];
@@ -216,19 +271,20 @@ impl Service {
             return Ok(made);
         }
         lease.live.venv.store(true, Ordering::Release);
-        self.install(&lease, &names).await
+        self.install(&lease, &names, true).await
     }
 
     async fn install(
         &self,
         lease: &Lease<Live>,
         names: &[ByteBuf],
+        venv: bool,
     ) -> Result<Executed, ServiceError> {
         let (mut command, user) = resolve::installer(
             lease.environment.runtime,
             &self.overrides,
-            lease.live.session.capabilities(),
-            lease.live.uses_venv(),
+            &lease.live.session.capabilities().await,
+            venv,
         );
         command.extend_from_slice(names);
         let variable = |name: &str, value: &str| EnvVar {

@@ -88,6 +88,12 @@ pub enum BootError {
 const CONSOLE_TAIL: usize = 600;
 
 impl BootError {
+    fn timeout(options: &BootOptions, console: &str) -> Self {
+        Self::Timeout {
+            limit: options.timeout,
+            console: tail(console),
+        }
+    }
     fn died(death: &Death) -> Self {
         Self::Died {
             status: death.status.clone(),
@@ -104,11 +110,16 @@ impl Session {
     /// [`BootError`]; nothing is left of the machine then.
     pub async fn boot(vmm: &Vmm, options: &BootOptions) -> Result<Self, BootError> {
         let start = Instant::now();
-        let machine = vmm.launch(specification(options)).await?;
+        let launch = vmm.launch(specification(options));
+        let Ok(machine) = timeout(options.timeout, launch).await else {
+            // Dropping the launch has undone it.
+            return Err(BootError::timeout(options, ""));
+        };
+        let machine = machine?;
         let died = machine.died();
         let outcome = tokio::select! {
             biased;
-            outcome = timeout(options.timeout, converse(&machine, options, start)) => outcome,
+            outcome = timeout(options.timeout.saturating_sub(start.elapsed()), converse(&machine, options, start)) => outcome,
             death = died => Ok(Err(BootError::died(&death))),
         };
         let error = match outcome {
@@ -117,10 +128,7 @@ impl Session {
                 BootError::died(&machine.died().await)
             }
             Ok(Err(error)) => error,
-            Err(_) => BootError::Timeout {
-                limit: options.timeout,
-                console: tail(&machine.console()),
-            },
+            Err(_) => BootError::timeout(options, &machine.console()),
         };
         machine.stop().await;
         Err(error)

@@ -45,12 +45,6 @@ impl Capture {
         self.tail.extend(rest);
     }
 
-    /// Bytes that came, kept or not.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
     /// Bytes left out between the kept beginning and the kept end.
     #[must_use]
     pub fn left_out(&self) -> u64 {

@@ -17,8 +17,8 @@ use tokio_util::codec::{Decoder, Encoder, Framed};
 use waggle_protocol::{
     codec::{self, CodecError},
     frame::{self, Frame, FrameError, Kind},
-    handshake::{HandshakeError, Hello, negotiate},
-    limits::{DATA_PAYLOAD_MAX, REPLY_PAYLOAD_MAX},
+    handshake::{Agreed, HandshakeError, Hello, negotiate},
+    limits::REPLY_PAYLOAD_MAX,
     message::{
         Capabilities, Entry, Exec, ExecEnd, Failure, FileInfo, ListFiles, ReadFile, Reply, Request,
         WriteFile,
@@ -34,8 +34,11 @@ pub enum LinkError {
     #[error(transparent)]
     Failed(#[from] Failure),
     /// The connection could not be made.
-    #[error("cannot reach the guest's agent")]
+    #[error("cannot connect to the guest's agent")]
     Connect(#[source] waggle_runtime::ConnectError),
+    /// No connection could be had, so nothing was sent.
+    #[error("cannot reach the guest's agent")]
+    Unreachable(#[source] Box<LinkError>),
     /// The connection ended in the middle of an operation.
     #[error("the guest closed the connection")]
     Closed,
@@ -54,6 +57,14 @@ pub enum LinkError {
     /// The guest sent a message that is not due.
     #[error("the guest broke the protocol: {0}")]
     Unexpected(&'static str),
+    /// The request is more than the guest's agent accepts; it was not sent.
+    #[error("the request has {length} bytes, the guest's agent accepts {limit}")]
+    TooLarge {
+        /// Its length in bytes.
+        length: usize,
+        /// The agent's limit in bytes.
+        limit: usize,
+    },
     /// The guest sent more than was asked for.
     #[error("the guest sent more than the {limit} {unit} asked for")]
     TooMuch {
@@ -69,6 +80,10 @@ pub enum LinkError {
         seconds: u64,
     },
 }
+
+/// Most bytes of names in one listing: what the host holds for it stays within some megabytes,
+/// however long the names. A result has room for less.
+const NAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// The protocol's frames as tokio-util's codec.
 #[derive(Debug)]
@@ -103,6 +118,7 @@ fn control<M: serde::Serialize>(message: &M) -> Frame {
 #[derive(Debug)]
 pub struct Connection<S> {
     framed: Framed<S, Wire>,
+    agreed: Agreed,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -112,13 +128,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ///
     /// [`LinkError`] if the peer does not answer as an agent.
     pub async fn open(stream: S) -> Result<Self, LinkError> {
-        let mut connection = Self {
-            framed: Framed::new(stream, Wire),
-        };
-        connection.framed.send(control(&Hello::OURS)).await?;
-        let theirs = connection.receive().await?;
-        negotiate(Hello::OURS, theirs)?;
-        Ok(connection)
+        let mut framed = Framed::new(stream, Wire);
+        framed.send(control(&Hello::HOST)).await?;
+        let theirs = codec::message(&next(&mut framed).await?)?;
+        let agreed = negotiate(Hello::HOST, theirs)?;
+        Ok(Self { framed, agreed })
     }
 
     /// Wraps a stream that the guest opened to the host, and shakes hands: the guest speaks first.
@@ -127,14 +141,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ///
     /// [`LinkError`] if the peer does not speak as a guest of ours.
     pub async fn welcome(stream: S) -> Result<Self, LinkError> {
-        let mut connection = Self {
-            framed: Framed::new(stream, Wire),
-        };
-        let theirs = connection.receive().await?;
+        let mut framed = Framed::new(stream, Wire);
+        let theirs = codec::message(&next(&mut framed).await?)?;
         // A peer without a common version still learns what this side speaks.
-        connection.framed.send(control(&Hello::OURS)).await?;
-        negotiate(Hello::OURS, theirs)?;
-        Ok(connection)
+        framed.send(control(&Hello::HOST)).await?;
+        let agreed = negotiate(Hello::HOST, theirs)?;
+        Ok(Self { framed, agreed })
     }
 
     /// The stream below.
@@ -146,13 +158,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ///
     /// # Errors
     ///
-    /// [`LinkError::Io`].
+    /// [`LinkError::TooLarge`] if the peer would not accept it, else [`LinkError::Io`].
     pub async fn send<M: serde::Serialize>(&mut self, message: &M) -> Result<(), LinkError> {
-        self.framed.send(control(message)).await
+        let frame = control(message);
+        let (length, limit) = (frame.payload.len(), self.agreed.control_max);
+        if length > limit {
+            return Err(LinkError::TooLarge { length, limit });
+        }
+        self.framed.send(frame).await
     }
 
     async fn frame(&mut self) -> Result<Frame, LinkError> {
-        self.framed.next().await.ok_or(LinkError::Closed)?
+        next(&mut self.framed).await
     }
 
     /// Receives one message.
@@ -260,9 +277,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         all_sent: &mut bool,
     ) -> Result<u64, LinkError> {
         self.send(&Request::WriteFile(request)).await?;
+        let piece_max = self.agreed.data_max;
         let (mut sink, mut stream) = (&mut self.framed).split();
         let send = async {
-            for piece in content.chunks(DATA_PAYLOAD_MAX) {
+            for piece in content.chunks(piece_max) {
                 let payload = Bytes::copy_from_slice(piece);
                 sink.feed(Frame {
                     kind: Kind::File,
@@ -345,9 +363,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let limit = request.limit;
         self.send(&Request::ListFiles(request)).await?;
         let mut entries = Vec::new();
+        let mut name_bytes = 0;
         loop {
             match self.reply().await? {
-                Reply::Entries(batch) => entries.extend(batch),
+                Reply::Entries(batch) => {
+                    name_bytes += batch.iter().map(|entry| entry.name.len()).sum::<usize>();
+                    entries.extend(batch);
+                }
                 Reply::ListEnd {
                     truncated,
                     unreadable,
@@ -366,8 +388,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     unit: "entries",
                 });
             }
+            if name_bytes > NAME_BYTES_MAX {
+                let limit = u64::try_from(NAME_BYTES_MAX).unwrap_or(u64::MAX);
+                return Err(LinkError::TooMuch {
+                    limit,
+                    unit: "bytes of names",
+                });
+            }
         }
     }
+}
+
+async fn next<S: AsyncRead + Unpin>(framed: &mut Framed<S, Wire>) -> Result<Frame, LinkError> {
+    framed.next().await.ok_or(LinkError::Closed)?
 }
 
 fn settle(reply: Reply) -> Result<Reply, LinkError> {

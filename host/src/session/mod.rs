@@ -16,7 +16,7 @@ pub mod connection;
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
@@ -42,15 +42,25 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much longer than a program's deadline the host waits for the agent to report its end.
 const DEADLINE_GRACE: Duration = Duration::from_secs(15);
 
+/// After how long the image is probed again.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+
 type GuestConnection = Connection<MachineStream>;
 
 /// The live link to one guest.
 #[derive(Debug)]
 pub struct Session {
     machine: Machine,
-    ready: Ready,
+    found: Mutex<Found>,
     times: BootTimes,
     idle: Mutex<Vec<GuestConnection>>,
+}
+
+/// What an image offers, and when that was seen.
+#[derive(Debug)]
+struct Found {
+    at: Instant,
+    capabilities: Capabilities,
 }
 
 /// What a program did.
@@ -66,22 +76,52 @@ pub struct ExecOutput {
 
 impl Session {
     fn new(machine: Machine, ready: Ready, times: BootTimes) -> Self {
+        let found = Found {
+            at: Instant::now(),
+            capabilities: ready.capabilities,
+        };
         Self {
             machine,
-            ready,
+            found: Mutex::new(found),
             times,
             idle: Mutex::new(Vec::new()),
         }
     }
 
-    /// What the agent found in the image when it started.
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.ready.capabilities
+    /// What the agent found in the image: when it started, or again if that is some time ago. An agent
+    /// that does not answer leaves the last known.
+    pub async fn capabilities(&self) -> Capabilities {
+        let known = {
+            let found = self.found();
+            (found.at.elapsed() < PROBE_AGE_MAX).then(|| found.capabilities.clone())
+        };
+        if let Some(capabilities) = known {
+            return capabilities;
+        }
+        match self.probe().await {
+            Ok(capabilities) => {
+                let at = Instant::now();
+                *self.found() = Found { at, capabilities };
+            }
+            Err(error) => tracing::debug!(%error, "the image could not be probed again"),
+        }
+        self.found().capabilities.clone()
     }
 
-    /// What the agent said when it reported ready.
-    pub fn ready(&self) -> &Ready {
-        &self.ready
+    /// Has the image probed again at the next use: something was installed.
+    pub fn forget_capabilities(&self) {
+        let mut found = self.found();
+        found.at = found.at.checked_sub(PROBE_AGE_MAX).unwrap_or(found.at);
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn probe(&self) -> Result<Capabilities, LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.probe()).await;
+        self.settle(connection, outcome)
     }
 
     /// How long the boot took.
@@ -99,7 +139,8 @@ impl Session {
         self.machine.stop().await;
     }
 
-    /// A connection for one operation: one from the pool that is still alive, or a new one.
+    /// A connection for one operation: one from the pool that is still alive, or a new one. An error
+    /// means that nothing was sent.
     async fn checkout(&self) -> Result<GuestConnection, LinkError> {
         while let Some(connection) = self.idle().pop() {
             // An idle peer has nothing to say: anything but "would block" is an end or a violation.
@@ -118,7 +159,8 @@ impl Session {
                 .map_err(LinkError::Connect)?;
             Connection::open(stream).await
         };
-        within(ANSWER_TIMEOUT, open).await
+        let opened = within(ANSWER_TIMEOUT, open).await;
+        opened.map_err(|error| LinkError::Unreachable(Box::new(error)))
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<GuestConnection>> {
@@ -158,7 +200,8 @@ impl Session {
     /// Runs a program; each output stream is kept up to `output_limit` bytes.
     ///
     /// The agent enforces `exec.deadline_ms`. If it does not answer, the host gives up some seconds
-    /// later: [`ExecOutput::end`] is then [`LinkError::Unanswered`].
+    /// later: [`ExecOutput::end`] is then [`LinkError::Unanswered`], and the connection is closed,
+    /// which a working agent takes as cancellation.
     pub async fn exec(&self, exec: Exec, output_limit: usize) -> ExecOutput {
         let mut stdout = Capture::new(output_limit);
         let mut stderr = Capture::new(output_limit);
