@@ -11,11 +11,13 @@ licensed_files() {
 
 check_spdx() {
     cd "$ROOT"
+    lines='SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+SPDX-License-Identifier: Apache-2.0'
     bad=$(licensed_files | while IFS= read -r file; do
-        [ ! -f "$file" ] || head -n 5 "$file" | grep -q 'SPDX-License-Identifier: Apache-2.0' || echo "$file"
+        [ ! -f "$file" ] || [ "$(head -n 5 "$file" | grep -cF "$lines")" = 2 ] || echo "$file"
     done)
     [ -z "$bad" ] || {
-        printf 'no "SPDX-License-Identifier: Apache-2.0" in the first five lines of:\n%s\n' "$bad"
+        printf 'not both of these in the first five lines:\n%s\nof:\n%s\n' "$lines" "$bad"
         return 1
     }
 }
