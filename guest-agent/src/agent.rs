@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use nix::sys::stat::{Mode, umask};
@@ -24,9 +24,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
 use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
 use waggle_protocol::boot::{AGENT_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready};
-use waggle_protocol::message::User;
+use waggle_protocol::message::{Capabilities, User};
 
 use crate::connection::{Connection, ConnectionError};
+use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
 use crate::{exec, probe, serve, sys};
 
@@ -45,10 +46,28 @@ const ANY_CID: u32 = u32::MAX;
 
 /// Most connections served at once: each may hold a request of 1 MiB, and a host needs no more than
 /// one an operation. Further ones are closed at once.
-const CONNECTIONS_MAX: usize = 256;
+const CONNECTIONS_MAX: usize = 128;
+/// Most descriptors of one connection: its socket twice, and of a program its pidfd, three pipes and
+/// the kernel's log. (A file operation has fewer, but for the folders counted below.)
+const CONNECTION_DESCRIPTORS: usize = 7;
+/// The agent's own: standard streams, listener, event loop, the report, and what is open for a
+/// moment only, such as the far ends of the pipes while a program starts.
+const OWN_DESCRIPTORS: usize = 32;
+/// The kernel's limit for a process that nobody gave another, `INR_OPEN_CUR`.
+const DESCRIPTORS_MAX: usize = 1024;
 
-/// How long the report may take; the agent serves meanwhile.
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    CONNECTIONS_MAX * CONNECTION_DESCRIPTORS + OPEN_FOLDERS_MAX + OWN_DESCRIPTORS
+        <= DESCRIPTORS_MAX
+);
+
+/// How long to try to report; the agent serves meanwhile. As long as a host may wait for a machine
+/// that boots on a busy computer.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two tries.
+const READY_PAUSE: Duration = Duration::from_millis(50);
+/// How long the host may take to close the connection that brought the report.
+const READY_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a host may take to close its connection after `ShuttingDown`. Leaving earlier could
 /// reset the connection while the reply is still in a queue.
@@ -69,7 +88,7 @@ pub enum AgentError {
     /// The call to the host failed.
     #[error("the report to host port {READY_PORT} failed")]
     Report(#[from] ConnectionError),
-    /// The host did not take the report in time.
+    /// A try did not end.
     #[error("host port {READY_PORT} took no report within {READY_TIMEOUT:?}")]
     ReportTimeout,
 }
@@ -87,6 +106,8 @@ pub struct Agent {
     pub temp_dir: PathBuf,
     /// Set off when the machine is to end.
     pub machine_ends: Notify,
+    /// A place for each folder that a walk holds open.
+    pub open_folders: Semaphore,
 }
 
 impl Agent {
@@ -99,6 +120,7 @@ impl Agent {
             path: probe::image_path(),
             temp_dir: "/tmp".into(),
             machine_ends: Notify::new(),
+            open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
         }
     }
 
@@ -214,28 +236,47 @@ impl Report {
         }
     }
 
+    /// Tries until the report is sent.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong last, if the time is over.
     async fn send(self, agent: &Agent) -> Result<(), AgentError> {
-        tokio::time::timeout(READY_TIMEOUT, async {
-            let socket = VsockStream::connect(VsockAddr::new(HOST_CID, READY_PORT)).await;
-            let mut connection = Connection::new(socket.map_err(AgentError::Dial)?)?;
-            connection.open_handshake().await?;
-            connection.send(&self.ready(agent)).await?;
-            // The host closes; leaving first could take the message along.
-            let _ = connection.reader.next().await;
-            Ok(())
-        })
-        .await
-        .unwrap_or(Err(AgentError::ReportTimeout))
+        let capabilities = probe::probe(&agent.path, &agent.sandbox);
+        let until = Instant::now() + READY_TIMEOUT;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let outcome = tokio::time::timeout(left, self.try_send(&capabilities)).await;
+            match outcome.unwrap_or(Err(AgentError::ReportTimeout)) {
+                Ok(mut connection) => {
+                    // The host closes; leaving first could take the message along. It is sent, so
+                    // whatever comes of this is no failure.
+                    let close = connection.reader.next();
+                    let _ = tokio::time::timeout(READY_CLOSE_TIMEOUT, close).await;
+                    return Ok(());
+                }
+                Err(error) if Instant::now() + READY_PAUSE >= until => return Err(error),
+                Err(_) => tokio::time::sleep(READY_PAUSE).await,
+            }
+        }
     }
 
-    fn ready(&self, agent: &Agent) -> Ready {
-        Ready {
+    async fn try_send(
+        &self,
+        capabilities: &Capabilities,
+    ) -> Result<Connection<VsockStream>, AgentError> {
+        let socket = VsockStream::connect(VsockAddr::new(HOST_CID, READY_PORT)).await;
+        let mut connection = Connection::new(socket.map_err(AgentError::Dial)?)?;
+        connection.open_handshake().await?;
+        let ready = Ready {
             token: self.token,
             boot_id: boot_id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: probe::probe(&agent.path, &agent.sandbox),
+            capabilities: capabilities.clone(),
             since_init_us: monotonic_us().saturating_sub(self.init_started_us),
-        }
+        };
+        connection.send(&ready).await?;
+        Ok(connection)
     }
 }
 

@@ -7,7 +7,8 @@
 //! Does not own: what a request means (`serve`, `exec`, `files`), nor the socket's origin (`agent`).
 //!
 //! Invariants: any error here ends the connection and nothing else. Before the handshake no more
-//! than a few bytes are accepted. A data frame's payload is never copied on its way in, and on its
+//! than a few bytes are accepted; after it nothing is sent that the host said it does not accept. A
+//! data frame's payload is never copied on its way in, and on its
 //! way out is read straight into [`OutFrame`], behind the header's place.
 
 use std::io;
@@ -20,15 +21,17 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_util::codec::{Decoder, FramedRead};
 use waggle_protocol::codec::{self, CodecError};
 use waggle_protocol::frame::{self, Frame, FrameError, Kind};
-use waggle_protocol::handshake::{HandshakeError, Hello, negotiate};
-use waggle_protocol::limits::{DATA_PAYLOAD_MAX, HEADER_BYTES, REQUEST_PAYLOAD_MAX};
-use waggle_protocol::message::{Reply, Request};
+use waggle_protocol::handshake::{Agreed, HandshakeError, Hello, negotiate};
+use waggle_protocol::limits::{HEADER_BYTES, PAYLOAD_MAX_MIN, REQUEST_PAYLOAD_MAX};
+use waggle_protocol::message::{FailureCode, Reply, Request};
+
+use crate::failure::failure;
 
 /// How long a peer may take over its `Hello`: generous for a host that is swapping, short enough
 /// that silent connections do not fill the agent's table.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest control payload before the handshake; a `Hello` has at most 10 bytes in any version.
+/// Largest control payload before the handshake; a `Hello` has at most 20 bytes in any version.
 const HELLO_PAYLOAD_MAX: usize = 64;
 
 /// Why a connection ends before its time.
@@ -99,6 +102,8 @@ pub struct Connection<T> {
     pub writer: WriteHalf<T>,
     /// The same socket again, to ask whether the peer is gone while its bytes are left unread.
     pub liveness: Liveness,
+    /// What the handshake came to; before it, the least that any host accepts.
+    pub agreed: Agreed,
     /// Data frames that a finished operation's host may still be sending; dropped unread.
     upload: Option<Kind>,
 }
@@ -119,22 +124,28 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
             reader: FramedRead::new(reader, decoder),
             writer,
             liveness,
+            agreed: Agreed {
+                version: Hello::GUEST.version_min,
+                control_max: PAYLOAD_MAX_MIN,
+                data_max: PAYLOAD_MAX_MIN,
+            },
             upload: None,
         })
     }
 
-    /// Exchanges `Hello`s with a host that speaks first, and returns the version to speak.
+    /// Exchanges `Hello`s with a host that speaks first, and keeps what came of it in
+    /// [`Connection::agreed`].
     ///
     /// # Errors
     ///
     /// [`ConnectionError`]; a host without a common version has then had our `Hello` all the same.
-    pub async fn accept_handshake(&mut self) -> Result<u16, ConnectionError> {
+    pub async fn accept_handshake(&mut self) -> Result<(), ConnectionError> {
         let theirs = self.receive_hello().await?;
-        if theirs.magic != Hello::OURS.magic {
+        if theirs.magic != Hello::GUEST.magic {
             return Err(HandshakeError::BadMagic(theirs.magic).into());
         }
-        self.send(&Hello::OURS).await?;
-        self.agreed(theirs)
+        self.send(&Hello::GUEST).await?;
+        self.agree(theirs)
     }
 
     /// Exchanges `Hello`s, speaking first: for the calls that the guest makes.
@@ -142,16 +153,21 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
     /// # Errors
     ///
     /// [`ConnectionError`].
-    pub async fn open_handshake(&mut self) -> Result<u16, ConnectionError> {
-        self.send(&Hello::OURS).await?;
-        let theirs = self.receive_hello().await?;
-        self.agreed(theirs)
+    pub async fn open_handshake(&mut self) -> Result<(), ConnectionError> {
+        self.open_handshake_with(Hello::GUEST).await
     }
 
-    fn agreed(&mut self, theirs: Hello) -> Result<u16, ConnectionError> {
-        let version = negotiate(Hello::OURS, theirs)?;
+    /// As [`Connection::open_handshake`], with `ours`.
+    pub(crate) async fn open_handshake_with(&mut self, ours: Hello) -> Result<(), ConnectionError> {
+        self.send(&ours).await?;
+        let theirs = self.receive_hello().await?;
+        self.agree(theirs)
+    }
+
+    fn agree(&mut self, theirs: Hello) -> Result<(), ConnectionError> {
+        self.agreed = negotiate(Hello::GUEST, theirs)?;
         self.reader.decoder_mut().control_max = REQUEST_PAYLOAD_MAX;
-        Ok(version)
+        Ok(())
     }
 
     async fn receive_hello(&mut self) -> Result<Hello, ConnectionError> {
@@ -162,16 +178,22 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
         Ok(codec::message(&frame)?)
     }
 
-    /// The next request, or `None` once the host has closed the connection.
+    /// The next request, or `None` once the host has closed the connection. A control frame that
+    /// does not decode comes as its own error: the frames are still in step.
     ///
     /// # Errors
     ///
     /// [`ConnectionError`].
-    pub async fn next_request(&mut self) -> Result<Option<Request>, ConnectionError> {
+    pub async fn next_request(
+        &mut self,
+    ) -> Result<Option<Result<Request, CodecError>>, ConnectionError> {
         while let Some(frame) = self.reader.next().await.transpose()? {
-            if self.upload != Some(frame.kind) {
+            if frame.kind == Kind::Control {
                 self.upload = None;
-                return Ok(Some(codec::message(&frame)?));
+                return Ok(Some(codec::message(&frame)));
+            }
+            if self.upload != Some(frame.kind) {
+                return Err(ConnectionError::Unexpected(frame.kind));
             }
             self.note_upload(&frame.payload);
         }
@@ -220,6 +242,30 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
         Ok(self.writer.write_all(&buffer).await?)
     }
 
+    /// Sends one reply; if the host does not accept one of that length, a failure that says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::send`].
+    pub async fn send_reply(&mut self, reply: &Reply) -> Result<(), ConnectionError> {
+        let mut buffer = BytesMut::new();
+        codec::put(reply, &mut buffer);
+        let (length, limit) = (buffer.len() - HEADER_BYTES, self.agreed.control_max);
+        if length > limit {
+            let text = format!("reply length {length} exceeds the host's limit {limit}");
+            let failed = Reply::Failed(failure(FailureCode::Unsupported, &text));
+            buffer.clear();
+            codec::put(&failed, &mut buffer);
+        }
+        Ok(self.writer.write_all(&buffer).await?)
+    }
+
+    /// An empty frame with room for as much as the host accepts in one.
+    #[must_use]
+    pub fn out_frame(&self) -> OutFrame {
+        OutFrame::new(self.agreed.data_max)
+    }
+
     /// Sends all of `frame`, and leaves it empty.
     ///
     /// # Errors
@@ -233,15 +279,14 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
     }
 }
 
-/// What the agent sends.
+/// What the agent sends besides replies.
 mod serde_message {
     use bytes::BytesMut;
     use waggle_protocol::boot::Ready;
     use waggle_protocol::codec;
     use waggle_protocol::handshake::Hello;
-    use waggle_protocol::message::Reply;
 
-    /// One of the protocol's messages from guest to host.
+    /// A message that opens a connection, guest to host.
     pub trait Message {
         /// Appends it as a control frame.
         fn put(&self, buffer: &mut BytesMut);
@@ -256,7 +301,7 @@ mod serde_message {
             }
         )*};
     }
-    messages!(Hello, Ready, Reply);
+    messages!(Hello, Ready);
 }
 
 /// A second descriptor of a connection's socket.
@@ -279,17 +324,16 @@ pub struct OutFrame {
     end: usize,
 }
 
-impl Default for OutFrame {
-    fn default() -> Self {
+impl OutFrame {
+    /// With room for `payload_max` bytes.
+    fn new(payload_max: usize) -> Self {
         Self {
-            bytes: vec![0; HEADER_BYTES + DATA_PAYLOAD_MAX].into_boxed_slice(),
+            bytes: vec![0; HEADER_BYTES + payload_max].into_boxed_slice(),
             start: 0,
             end: 0,
         }
     }
-}
 
-impl OutFrame {
     /// Room for a payload. Only meaningful while nothing is unsent.
     pub fn room(&mut self) -> &mut [u8] {
         self.bytes.get_mut(HEADER_BYTES..).unwrap_or_default()
@@ -297,14 +341,14 @@ impl OutFrame {
 
     /// Makes the first `length` bytes of the room a data frame.
     pub fn finish(&mut self, kind: Kind, length: usize) {
-        let length = length.min(DATA_PAYLOAD_MAX);
+        let length = length.min(self.bytes.len().saturating_sub(HEADER_BYTES));
         if let Some(place) = self.bytes.first_chunk_mut() {
             *place = frame::header(kind, length);
         }
         (self.start, self.end) = (0, HEADER_BYTES + length);
     }
 
-    /// Makes it the frame of a short reply.
+    /// Makes it the frame of a short reply, which fits the least that any host accepts.
     pub fn put_reply(&mut self, reply: &Reply) {
         let payload = codec::to_payload(reply);
         if let Some(room) = self.room().get_mut(..payload.len()) {

@@ -6,8 +6,9 @@
 //! `waggle-init` ([`init`]) is PID 1: it builds the root, starts the agent and reaps. `waggle-guest`
 //! ([`agent`]) is the agent: it answers the host's requests over vsock, one connection an operation.
 //!
-//! Both are single-threaded. Nothing here starts a thread, so a raw per-thread system call such as
-//! `setfsuid` says what the whole program does, and a fork copies the whole program.
+//! Both are single-threaded, so a raw per-thread system call such as `setfsuid` says what the whole
+//! program does, and a fork copies the whole program. The one exception is an upload's final fsync
+//! (`files`), which would hold up everything else: a thread that knows one descriptor does it.
 //!
 //! `unsafe` stands in [`sys`] alone.
 

@@ -6,16 +6,17 @@
 //! Owns: the loop of requests and the rule that each has exactly one terminal reply.
 //! Does not own: the operations themselves, nor the listener.
 //!
-//! Invariants: one operation at a time; an operation that fails leaves the connection usable; a peer
-//! that breaks the protocol loses this connection only.
+//! Invariants: one operation at a time; an operation that fails, or a request that does not decode,
+//! leaves the connection usable; a peer that breaks the protocol loses this connection only.
 
 use std::os::fd::AsFd;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use waggle_protocol::message::{Failure, Reply, Request};
+use waggle_protocol::message::{Failure, FailureCode, Reply, Request};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
+use crate::failure::failure;
 use crate::{exec, files, probe};
 
 /// How an operation fell short of its own terminal reply.
@@ -43,13 +44,20 @@ where
     let mut connection = Connection::new(socket)?;
     connection.accept_handshake().await?;
     while let Some(request) = connection.next_request().await? {
-        let ends_machine = request == Request::Shutdown;
-        let terminal = match answer(&mut connection, agent, request).await {
+        let ends_machine = request == Ok(Request::Shutdown);
+        let outcome = match request {
+            Ok(request) => answer(&mut connection, agent, request).await,
+            Err(error) => {
+                let text = format!("this agent cannot read the request: {error}");
+                Err(failure(FailureCode::Unsupported, &text).into())
+            }
+        };
+        let terminal = match outcome {
             Ok(reply) => reply,
             Err(OperationError::Failed(failure)) => Reply::Failed(failure),
             Err(OperationError::Connection(error)) => return Err(error),
         };
-        connection.send(&terminal).await?;
+        connection.send_reply(&terminal).await?;
         if ends_machine {
             agent.end_machine(&mut connection).await;
             return Ok(());

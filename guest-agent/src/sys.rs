@@ -10,8 +10,9 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -52,9 +53,14 @@ pub fn set_up_child(command: &mut Command, setup: ChildSetup) {
                 ))?;
                 let (gid, uid) = (identity.gid, identity.uid);
                 check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-                check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+                // The file permissions first, and all else last: once the user id is the user's own,
+                // other programs of that user may stop this process. (It returns the old id.)
+                libc::syscall(libc::SYS_setfsuid, uid);
+                check(libc::chdir(setup.directory.as_ptr()).into())?;
+                check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))
+            } else {
+                check(libc::chdir(setup.directory.as_ptr()).into())
             }
-            check(libc::chdir(setup.directory.as_ptr()).into())
         }
     };
     // SAFETY: the closure neither allocates nor locks nor panics, as argued inside it;
@@ -107,20 +113,53 @@ pub fn watch_child(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// Starts writing `length` bytes at `offset` of a file back to disk, without waiting for it.
-pub fn start_writeback(file: &impl AsRawFd, offset: u64, length: u64) {
-    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
-        return;
-    };
-    // SAFETY: scalars only. An error is of no concern: the later fsync reports real ones.
-    unsafe {
-        libc::sync_file_range(
-            file.as_raw_fd(),
-            offset,
-            length,
-            libc::SYNC_FILE_RANGE_WRITE,
-        );
+/// What the kernel kept of a process that has ended.
+#[derive(Debug)]
+pub struct Reaped {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// CPU time that it and its own reaped children took.
+    pub cpu: CpuTime,
+}
+
+/// CPU time, `getrusage(2)`.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuTime {
+    /// In user mode.
+    pub user: Duration,
+    /// In the kernel.
+    pub system: Duration,
+}
+
+/// Waits for `pid`, an unreaped child of this process, to end, and reaps it. std's `wait` does the
+/// same, but does not tell the CPU time.
+pub fn reap_child(pid: u32) -> io::Result<Reaped> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut status = 0;
+    // SAFETY: `rusage` is plain old data; all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to initialised variables that outlive the call.
+        let result = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+        match Errno::result(result) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
+    Ok(Reaped {
+        status: ExitStatus::from_raw(status),
+        cpu: CpuTime {
+            user: duration(usage.ru_utime),
+            system: duration(usage.ru_stime),
+        },
+    })
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let micros = u64::try_from(time.tv_usec).unwrap_or_default();
+    Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
 }
 
 /// Whether the peer of a connected socket has closed its end, unread bytes or not.

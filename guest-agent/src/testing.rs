@@ -12,14 +12,16 @@ use serde_bytes::ByteBuf;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use waggle_protocol::codec;
 use waggle_protocol::frame::{Kind, encode};
+use waggle_protocol::handshake::Hello;
 use waggle_protocol::message::{Exec, ExecEnd, Failure, Program, Reply, Request, User};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
+use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
 use crate::probe::DEFAULT_PATH;
 use crate::serve::serve;
@@ -53,6 +55,7 @@ pub(crate) fn agent(folder: &Path) -> Agent {
         path: DEFAULT_PATH.into(),
         temp_dir: folder.to_owned(),
         machine_ends: Notify::new(),
+        open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
     }
 }
 
@@ -65,10 +68,21 @@ impl Host {
     }
 
     pub(crate) async fn connect_to(agent: Agent, folder: TempDir) -> Self {
+        Self::connect_with(agent, folder, Hello::HOST).await
+    }
+
+    /// Connects as a host that opens with `hello`.
+    pub(crate) async fn connect_as(hello: Hello) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = agent(folder.path());
+        Self::connect_with(agent, folder, hello).await
+    }
+
+    pub(crate) async fn connect_with(agent: Agent, folder: TempDir, hello: Hello) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let served = tokio::spawn(async move { serve(theirs, &agent).await });
         let mut connection = Connection::new(ours).unwrap();
-        connection.open_handshake().await.unwrap();
+        connection.open_handshake_with(hello).await.unwrap();
         Self {
             folder,
             connection,

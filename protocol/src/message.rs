@@ -40,7 +40,7 @@ pub struct Exec {
     pub directory: Option<ByteBuf>,
     /// Whom to run it as.
     pub user: User,
-    /// Milliseconds from the start until the agent kills the program's whole process group.
+    /// Milliseconds from the start until the agent kills everyone in the program's session.
     pub deadline_ms: Option<u64>,
     /// Most bytes of stdout and stderr together; beyond it the program is killed.
     pub output_limit: Option<u64>,
@@ -114,7 +114,7 @@ pub struct ReadFile {
 pub struct ListFiles {
     /// Absolute path.
     pub path: ByteBuf,
-    /// Levels to descend: 1 lists the folder itself.
+    /// Levels to descend: 1 lists the folder itself. The agent descends 64 at most.
     pub depth: u32,
     /// Most entries to return.
     pub limit: u32,
@@ -134,7 +134,7 @@ pub enum Reply {
         /// Its process id in the guest, which is also its session and process group.
         pid: u32,
     },
-    /// Ends [`Request::Exec`]: the program is gone, and its process group with it.
+    /// Ends [`Request::Exec`]: the program is gone, and its session with it.
     Ended(ExecEnd),
     /// Ends [`Request::WriteFile`].
     Written {
@@ -219,7 +219,8 @@ pub enum EndReason {
     Deadline,
     /// The agent killed it because its output passed the limit.
     OutputLimit,
-    /// The kernel killed it because the machine's memory ran out.
+    /// The kernel killed it, or a child whose death it reports as status 137, because the machine's
+    /// memory ran out.
     OutOfMemory,
 }
 

@@ -306,11 +306,10 @@ fn control(payload: Vec<u8>) -> Frame {
 fn survives<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M) {
     let mut wire = BytesMut::new();
     codec::put(message, &mut wire);
-    let frame = frame::decode(&mut wire, REQUEST_PAYLOAD_MAX)
-        .unwrap()
-        .unwrap();
+    let frame = frame::decode(&mut wire, REQUEST_PAYLOAD_MAX);
+    let frame = frame.expect("well-formed").expect("whole");
     assert!(wire.is_empty());
-    assert_eq!(&codec::message::<M>(&frame).unwrap(), message);
+    assert_eq!(codec::message::<M>(&frame).as_ref(), Ok(message));
 }
 
 fn frames() -> impl Strategy<Value = Vec<Frame>> {

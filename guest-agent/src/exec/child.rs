@@ -1,39 +1,53 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! A running program: its end, its process group, its reaping.
+//! A running program: its end, its session, its reaping.
 //!
 //! Owns: the child and its pidfd. Does not own: why it is killed.
 //!
-//! Invariants: the group is killed *before* the leader is reaped, while its number cannot belong to
-//! anyone else. A dropped child is killed, and reaped in the background.
+//! Invariants: the session is killed *before* its leader is reaped, while the leader's number cannot
+//! belong to anyone else. A dropped child is killed, and reaped in the background.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, alarm, getsid};
 use tokio::io::unix::AsyncFd;
 use waggle_protocol::message::ExitStatus;
 
-use crate::sys;
+use crate::sys::{self, CpuTime};
 
 /// Longest record that a read of `/dev/kmsg` returns, the kernel's `PRINTK_MESSAGE_MAX`.
 const KMSG_RECORD_MAX: usize = 2048;
 
+/// Most looks at the process table for one session. Two do, unless its members fork while they are
+/// looked for; and a process that was found forks no more.
+const SCANS_MAX: usize = 100;
+
+/// Seconds that a spawn may take. It waits for the child's exec, and between the change of user and
+/// the exec other programs of that user may stop the child: the agent, which has one thread, would
+/// wait for ever. The alarm ends it instead, and init ends everything else and starts it again.
+const SPAWN_SECONDS: u32 = 10;
+
+/// A program's status when a shell tells of its child's SIGKILL.
+const SHELL_TELLS_KILLED: i32 = 128 + nix::libc::SIGKILL;
+
 /// A spawned program, leader of its own session and process group.
 #[derive(Debug)]
 pub(super) struct Child {
-    process: Option<process::Child>,
     pid: u32,
+    reaped: bool,
     /// Readable once the program has exited.
     watch: Option<AsyncFd<OwnedFd>>,
     started_at: Instant,
+    kernel_log: Option<KernelLog>,
 }
 
 /// How a program ended.
@@ -41,10 +55,12 @@ pub(super) struct Child {
 pub(super) struct End {
     /// What the kernel says.
     pub(super) status: ExitStatus,
-    /// Whether it was the kernel's out-of-memory killer that sent the SIGKILL it died of.
+    /// Whether the kernel's out-of-memory killer took it, or a child of which it tells.
     pub(super) out_of_memory: bool,
     /// From before it was spawned until it was reaped.
     pub(super) wall: Duration,
+    /// What it and its reaped children took.
+    pub(super) cpu: CpuTime,
 }
 
 impl Child {
@@ -54,8 +70,12 @@ impl Child {
     ///
     /// What std's `spawn` says. No process is left behind.
     pub(super) fn spawn(command: &mut process::Command) -> io::Result<(Self, Pipes)> {
+        let kernel_log = KernelLog::from_now_on();
         let started_at = Instant::now();
-        let mut process = command.spawn()?;
+        alarm::set(SPAWN_SECONDS);
+        let spawned = command.spawn();
+        alarm::cancel();
+        let mut process = spawned?;
         let pipes = Pipes {
             stdin: process.stdin.take().map(OwnedFd::from),
             stdout: process.stdout.take().map(OwnedFd::from),
@@ -63,11 +83,12 @@ impl Child {
         };
         let mut child = Self {
             pid: process.id(),
-            process: Some(process),
+            reaped: false,
             watch: None,
             started_at,
+            kernel_log,
         };
-        // If this fails, dropping the child kills it.
+        // If this fails, dropping the child kills and reaps it.
         child.watch = Some(sys::watch_child(child.pid)?);
         Ok((child, pipes))
     }
@@ -96,56 +117,97 @@ impl Child {
         }
     }
 
-    /// Kills its process group. Members that are forking are caught too: the kernel lets no fork
-    /// complete while a signal is pending.
-    pub(super) fn kill_group(&self) {
-        if self.process.is_some()
-            && let Ok(pid) = i32::try_from(self.pid)
-        {
-            // It fails only if there is no such group any more.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    /// Kills everyone in its session, itself included.
+    pub(super) fn kill_session(&self) {
+        if !self.reaped {
+            kill_session(self.pid);
         }
     }
 
-    /// After [`Child::exited`]: kills what is left of its group and takes its exit status.
+    /// After [`Child::exited`]: kills what is left of its session and takes its exit status.
+    /// `killed` says whether it was killed before, by [`Child::kill_session`].
     ///
     /// # Errors
     ///
     /// If it was reaped already.
-    pub(super) fn reap(&mut self) -> io::Result<End> {
-        self.kill_group();
-        let mut process = self.process.take().ok_or(io::ErrorKind::NotFound)?;
-        let status = process.wait()?;
+    pub(super) fn reap(&mut self, killed: bool) -> io::Result<End> {
+        if self.reaped {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.kill_session();
+        self.reaped = true;
+        let reaped = sys::reap_child(self.pid)?;
         let wall = self.started_at.elapsed();
-        let status = match (status.code(), status.signal()) {
+        let status = match (reaped.status.code(), reaped.status.signal()) {
             (Some(code), _) => ExitStatus::Code(code),
             (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
         };
-        let out_of_memory =
-            status == ExitStatus::Signal(nix::libc::SIGKILL) && kernel_ran_out_of_memory(self.pid);
+        let was_killed = matches!(
+            status,
+            ExitStatus::Signal(nix::libc::SIGKILL) | ExitStatus::Code(SHELL_TELLS_KILLED)
+        );
+        let log = self.kernel_log.take().filter(|_| was_killed && !killed);
         Ok(End {
             status,
-            out_of_memory,
+            out_of_memory: log.is_some_and(KernelLog::tells_of_out_of_memory),
             wall,
+            cpu: reaped.cpu,
         })
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.kill_group();
-        let (Some(mut process), Some(watch)) = (self.process.take(), self.watch.take()) else {
+        if self.reaped {
+            return;
+        }
+        self.kill_session();
+        let pid = self.pid;
+        let Some(watch) = self.watch.take() else {
+            // It was started a moment ago and is dying: not worth more than this short wait.
+            let _ = sys::reap_child(pid);
             return;
         };
         // A killed process may take a moment to die, and the agent has but one thread.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if watch.readable().await.is_ok() {
-                    let _ = process.wait();
+                    let _ = sys::reap_child(pid);
                 }
             });
         }
     }
+}
+
+/// Kills the session of `leader`, an unreaped child: its own process group, then those that it or a
+/// shell's job control made. The kernel knows no signal to a session, so the process table is
+/// searched until nobody new is found. Who was found forks no more: the kernel lets no fork complete
+/// while a SIGKILL is pending.
+fn kill_session(leader: u32) {
+    let Ok(leader) = i32::try_from(leader).map(Pid::from_raw) else {
+        return;
+    };
+    // It fails only if there is no such group any more.
+    let _ = killpg(leader, Signal::SIGKILL);
+    let mut found = HashSet::new();
+    for _ in 0..SCANS_MAX {
+        let mut news = false;
+        for pid in processes() {
+            if pid != leader && getsid(Some(pid)) == Ok(leader) && found.insert(pid) {
+                news = true;
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+        if !news {
+            return;
+        }
+    }
+}
+
+/// Every process there is.
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
 }
 
 /// The agent's ends of a program's standard streams.
@@ -159,35 +221,46 @@ pub(super) struct Pipes {
     pub(super) stderr: Option<OwnedFd>,
 }
 
-/// Whether the kernel's log says that its out-of-memory killer took process `pid`. (The counters of
-/// `/proc/vmstat` do not tell whom, and libkrunfw's kernel has none.) Looked at only after a SIGKILL;
-/// sandboxed code cannot write to that log.
-fn kernel_ran_out_of_memory(pid: u32) -> bool {
-    let log = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open("/dev/kmsg");
-    let Ok(mut log) = log else {
-        return false;
-    };
-    let mut record = [0; KMSG_RECORD_MAX];
-    loop {
-        match log.read(&mut record) {
-            Ok(0) => return false,
-            Ok(count) if names_victim(record.get(..count).unwrap_or_default(), pid) => return true,
-            Ok(_) => {}
-            // The record was overwritten while we read; the next read goes on behind it.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
-            // EAGAIN: that was the last one.
-            Err(_) => return false,
+/// The kernel's log from some moment on. Sandboxed code cannot write to it. (The counters of
+/// `/proc/vmstat` do not exist in libkrunfw's kernel.)
+#[derive(Debug)]
+struct KernelLog(File);
+
+impl KernelLog {
+    /// `None` where it cannot be read.
+    fn from_now_on() -> Option<Self> {
+        let log = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open("/dev/kmsg");
+        let mut log = log.ok()?;
+        log.seek(SeekFrom::End(0)).ok()?;
+        Some(Self(log))
+    }
+
+    /// Whether the out-of-memory killer took anyone since. Whom it names need not be the program:
+    /// it is as often a child of which the program's exit status tells.
+    fn tells_of_out_of_memory(mut self) -> bool {
+        let mut record = [0; KMSG_RECORD_MAX];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(0) => return false,
+                Ok(count) if names_a_victim(record.get(..count).unwrap_or_default()) => {
+                    return true;
+                }
+                Ok(_) => {}
+                // The record was overwritten while we read; the next read goes on behind it.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
+                // EAGAIN: that was the last one.
+                Err(_) => return false,
+            }
         }
     }
 }
 
 /// `mm/oom_kill.c`: `Out of memory: Killed process 42 (python3) ...`, or the same of a cgroup.
-fn names_victim(record: &[u8], pid: u32) -> bool {
-    let text = String::from_utf8_lossy(record);
-    text.contains(&format!("ut of memory: Killed process {pid} ("))
+fn names_a_victim(record: &[u8]) -> bool {
+    String::from_utf8_lossy(record).contains("ut of memory: Killed process ")
 }
 
 #[cfg(test)]
@@ -195,10 +268,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_victim_is_read_from_the_kernels_words() {
+    fn a_victim_is_read_from_the_kernels_words() {
         let whole = b"3,512,98765,-;Out of memory: Killed process 42 (python3) total-vm:1kB";
         let group = b"3,512,98765,-;Memory cgroup out of memory: Killed process 42 (sh) x";
-        assert!(names_victim(whole, 42) && names_victim(group, 42));
-        assert!(!names_victim(whole, 4) && !names_victim(b"6,1,1,-;process 42 (", 42));
+        assert!(names_a_victim(whole) && names_a_victim(group));
+        assert!(!names_a_victim(b"6,1,1,-;process 42 ("));
     }
 }

@@ -8,10 +8,10 @@
 //! [`code_file`] (the temporary program text).
 //!
 //! Invariants: the deadline holds whether or not the host reads; when the operation is over, by any
-//! way out including a dropped future, the program's process group is dead, the program is (or will
+//! way out including a dropped future, everyone in the program's session is dead, the program is (or will
 //! be) reaped, and its text is removed.
 //!
-//! A process that left the group (its own session) outlives the program: that is how a service is
+//! A process that left the session (`setsid`) outlives the program: that is how a service is
 //! started. If it still holds the program's stdout or stderr, it is not waited for: what is in the
 //! pipes is sent, and after [`DRAIN_TIME`] without the host being the cause the stream counts as cut.
 
@@ -69,7 +69,7 @@ where
     let deadline = request.deadline_ms.map(Duration::from_millis);
     let limit = request.output_limit;
     let started = request::start(agent, request)?;
-    let mut frame = OutFrame::default();
+    let mut frame = connection.out_frame();
     frame.put_reply(&Reply::Started {
         pid: started.child.pid(),
     });
@@ -191,7 +191,7 @@ impl Watch {
             Event::PeerCheck | Event::Input => {}
             Event::Exited(exited) => {
                 exited?;
-                self.end = Some(self.child.reap()?);
+                self.end = Some(self.child.reap(self.killed.is_some())?);
                 self.output.program_ended();
             }
             Event::Deadline => self.kill(EndReason::Deadline),
@@ -215,7 +215,7 @@ impl Watch {
     fn kill(&mut self, reason: EndReason) {
         if self.end.is_none() && self.killed.is_none() {
             self.killed = Some(reason);
-            self.child.kill_group();
+            self.child.kill_session();
         }
     }
 
@@ -228,7 +228,9 @@ impl Watch {
         ExecEnd {
             status: end.status,
             reason: self.reason_of(end).unwrap_or(by_itself),
-            wall_us: u64::try_from(end.wall.as_micros()).unwrap_or(u64::MAX),
+            wall_us: microseconds(end.wall),
+            user_us: microseconds(end.cpu.user),
+            system_us: microseconds(end.cpu.system),
             stdout: self.output.stdout_totals(),
             stderr: self.output.stderr_totals(),
         }
@@ -240,6 +242,10 @@ impl Watch {
         self.killed
             .filter(|reason| by_us || *reason == EndReason::OutputLimit)
     }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Waits until `deadline`, or for ever.

@@ -166,18 +166,20 @@ fn base_env<'a>(agent: &'a Agent, identity: &'a Identity) -> [(&'static str, &'a
     ]
 }
 
-/// The requested working directory, or home, if the user may enter it.
+/// The requested working directory, if the user may enter it; else home, or `/` if the user may not
+/// enter that.
 fn working_directory(requested: Option<ByteBuf>, identity: &Identity) -> Result<PathBuf, Failure> {
-    let path = match requested {
-        Some(path) => GuestPath::parse(path.into_vec())?.as_path().to_owned(),
-        None => identity.home.clone(),
+    // `.` within it is looked up as `chdir` would: that takes the right to search the folder itself.
+    let enter = |path: &Path| identity.act(|| fs::metadata(path.join(".")));
+    let Some(path) = requested else {
+        let home = &identity.home;
+        return Ok(enter(home).map_or_else(|_| "/".into(), |_| home.clone()));
     };
-    let found = identity.act(|| fs::metadata(&path));
-    let errno = match found {
-        Ok(found) if found.is_dir() => return Ok(path),
-        Ok(_) => Errno::ENOTDIR,
-        Err(error) => errno(&error),
+    let path = GuestPath::parse(path.into_vec())?.as_path().to_owned();
+    let Err(error) = enter(&path) else {
+        return Ok(path);
     };
+    let errno = errno(&error);
     let text = format!("working directory {}: {}", shown_path(&path), reason(errno));
     Err(failure(code(errno), &text))
 }

@@ -22,6 +22,15 @@ async fn run(exec: Exec) -> crate::testing::Answer {
     Host::connect().await.ask(Request::Exec(exec)).await
 }
 
+/// Waits until `pid` is dead and reaped, or fails.
+async fn assert_reaped(pid: i32) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < until, "process {pid} is still there");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Waits until `pid` is gone, or fails.
 async fn assert_dies(pid: i32) {
     let until = Instant::now() + Duration::from_secs(5);
@@ -211,7 +220,7 @@ async fn dropping_the_connection_kills_the_group_and_removes_the_code() {
     let (leader, member) = (pid_in(&mark).await, pid_in(&child).await);
     let (folder, served) = host.hang_up().await;
     assert!(served.is_err());
-    assert_dies(leader).await;
+    assert_reaped(leader).await;
     assert_dies(member).await;
     assert_eq!(code_files(folder.path()), 0);
 }
@@ -331,6 +340,72 @@ async fn members_of_the_group_do_not_outlive_the_program() {
     assert_dies(pid_in(&mark).await).await;
 }
 
+/// Programs that start something in a process group of its own, within the program's session, and
+/// leave its number in `mark`.
+fn with_a_group_of_its_own(mark: &Path) -> [String; 2] {
+    let mark = mark.display();
+    [
+        format!("set -m; (while :; do :; done) & echo $! > {mark}; wait"),
+        format!("timeout 100 sleep 100 & echo $! > {mark}; wait"),
+    ]
+}
+
+#[tokio::test]
+async fn the_deadline_kills_every_group_of_the_session() {
+    let mut host = Host::connect().await;
+    let mark = host.folder.path().join("pid");
+    for code in with_a_group_of_its_own(&mark) {
+        let exec = Exec {
+            deadline_ms: Some(500),
+            ..script(&code)
+        };
+        let answer = host.ask(Request::Exec(exec)).await;
+        assert_eq!(answer.ended().reason, EndReason::Deadline);
+        assert!(!answer.ended().stdout.cut, "someone held the pipe: {code}");
+        assert_dies(pid_in(&mark).await).await;
+        fs::remove_file(&mark).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_connection_kills_every_group_of_the_session() {
+    for number in 0..2 {
+        let mut host = Host::connect().await;
+        let mark = host.folder.path().join("pid");
+        let code = &with_a_group_of_its_own(&mark)[number];
+        host.request(&Request::Exec(script(code))).await;
+        let member = pid_in(&mark).await;
+        let _ = host.hang_up().await;
+        assert_dies(member).await;
+    }
+}
+
+#[tokio::test]
+async fn the_programs_end_is_the_end_of_every_group_of_the_session() {
+    let mut host = Host::connect().await;
+    let mark = host.folder.path().join("pid");
+    for code in with_a_group_of_its_own(&mark) {
+        let code = code.trim_end_matches("; wait");
+        let answer = host.ask(Request::Exec(script(code))).await;
+        assert_eq!(answer.ended().status, ExitStatus::Code(0));
+        assert_dies(pid_in(&mark).await).await;
+        fs::remove_file(&mark).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn cpu_time_counts_reaped_children() {
+    let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+    for code in [spin.to_owned(), format!("({spin}) & wait")] {
+        let answer = run(script(&code)).await;
+        let end = answer.ended();
+        assert!(end.user_us > 5_000, "{end:?}");
+    }
+    let idle = run(command(&["sleep", "0.2"])).await;
+    let end = idle.ended();
+    assert!(end.user_us + end.system_us < end.wall_us, "{end:?}");
+}
+
 #[tokio::test]
 async fn a_daemon_that_holds_the_pipe_is_not_waited_for() {
     let mut host = Host::connect().await;
@@ -447,6 +522,7 @@ async fn the_working_directory_is_home_or_what_was_asked_for() {
 #[tokio::test]
 async fn root_runs_programs_as_the_sandbox_user() {
     if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -464,4 +540,36 @@ async fn root_runs_programs_as_the_sandbox_user() {
         )))
         .await;
     assert_eq!(answer.stdout, b"12345\n12346\n12346 12347\n12345:600\n");
+}
+
+#[tokio::test]
+async fn a_directory_that_the_user_may_not_enter_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(folder.path(), mode(0o1777)).unwrap();
+    fs::set_permissions(&closed, mode(0o700)).unwrap();
+    let mut agent = agent(folder.path());
+    agent.sandbox.uid = 12345;
+    agent.sandbox.gid = 12346;
+    agent.sandbox.home.clone_from(&closed);
+    let mut host = Host::connect_to(agent, folder).await;
+
+    let exec = Exec {
+        directory: Some(bytes_of(closed.to_str().unwrap())),
+        ..command(&["pwd"])
+    };
+    let answer = host.ask(Request::Exec(exec)).await;
+    assert_eq!(answer.failure().code, FailureCode::PermissionDenied);
+    let text = &answer.failure().message;
+    assert!(text.starts_with("working directory /"), "{text}");
+
+    // Nobody asked for home: `/` will do.
+    let answer = host.ask(Request::Exec(command(&["pwd"]))).await;
+    assert_eq!(answer.stdout, b"/\n");
 }

@@ -38,11 +38,18 @@ const SORTED_MAX: usize = 10_000;
 const SORTED_BYTES_MAX: usize = 1024 * 1024;
 /// Entries looked at before the other connections get a turn: some `lstat` calls each.
 const STEP_ENTRIES: usize = 64;
-/// Folders that one walk holds open; deeper ones are read into memory name by name.
-const OPEN_FOLDERS_MAX: usize = 10;
+/// Most levels of a walk, which holds one folder open at each. (With fewer than that, walkdir would
+/// read the rest of a folder into memory in one go.)
+const DEPTH_MAX: u32 = 64;
+/// Most folders that all walks together hold open; `agent` counts them among its descriptors.
+pub const OPEN_FOLDERS_MAX: usize = 64;
+
+const _: () = assert!(DEPTH_MAX as usize <= OPEN_FOLDERS_MAX);
 /// Most bytes of one encoded entry besides its name: a length of up to 3 bytes, a kind, and three
 /// numbers of up to 10, 5 and 10 bytes.
 const ENTRY_OVERHEAD: usize = 29;
+/// Most bytes of a list besides its entries: the reply's variant and a length.
+const LIST_OVERHEAD: usize = 4;
 
 /// Sends the entries that `request` asks for, and returns the terminal reply.
 ///
@@ -63,7 +70,11 @@ where
         return Err(failure(FailureCode::InvalidRequest, text).into());
     }
     let identity = agent.identity(request.user).clone();
-    let mut walk = Walk::open(path.as_path(), request.depth, identity)?;
+    let depth = request.depth.min(DEPTH_MAX);
+    // Never closed. Held no longer than the walk, which for most requests ends before the first
+    // entry is sent: a host that does not read keeps no one waiting.
+    let places = agent.open_folders.acquire_many(depth).await.ok();
+    let mut walk = Walk::open(path.as_path(), depth, identity)?;
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
 
     let mut gathered = Vec::new();
@@ -83,39 +94,51 @@ where
         let truncated = gathered.len() > left;
         gathered.truncate(left);
         left -= gathered.len();
-        send(connection, gathered).await?;
         if truncated || walk.done {
-            let unreadable = walk.unreadable;
+            let mut unreadable = walk.unreadable;
+            drop((walk, places));
+            unreadable += send(connection, gathered).await?;
             return Ok(Reply::ListEnd {
                 truncated,
                 unreadable,
             });
         }
+        walk.unreadable += send(connection, gathered).await?;
         gathered = Vec::new();
         walk.step(&mut gathered);
+        // If there was nothing to send, the others still get their turn.
+        tokio::task::yield_now().await;
     }
 }
 
-/// Sends `entries` in batches that fit a reply.
-async fn send<T>(connection: &mut Connection<T>, entries: Vec<Found>) -> Result<(), OperationError>
+/// Sends `entries` in batches that fit a reply, and returns how many do not fit one by themselves.
+async fn send<T>(connection: &mut Connection<T>, entries: Vec<Found>) -> Result<u64, OperationError>
 where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
+    let accepted = connection.agreed.control_max.saturating_sub(LIST_OVERHEAD);
+    let most = ENTRIES_BATCH_BYTES.min(accepted);
     let mut batch = Vec::new();
     let mut bytes = 0;
+    let mut too_long = 0;
     for found in entries {
-        bytes += name_length(&found) + ENTRY_OVERHEAD;
-        batch.push(found.into_entry());
-        if bytes >= ENTRIES_BATCH_BYTES {
+        let length = name_length(&found) + ENTRY_OVERHEAD;
+        if length > most {
+            too_long += 1;
+            continue;
+        }
+        if bytes + length > most {
             let full = std::mem::take(&mut batch);
-            connection.send(&Reply::Entries(full)).await?;
+            connection.send_reply(&Reply::Entries(full)).await?;
             bytes = 0;
         }
+        bytes += length;
+        batch.push(found.into_entry());
     }
     if !batch.is_empty() {
-        connection.send(&Reply::Entries(batch)).await?;
+        connection.send_reply(&Reply::Entries(batch)).await?;
     }
-    Ok(())
+    Ok(too_long)
 }
 
 /// One entry, its name still a path so that it sorts by component.
@@ -185,7 +208,7 @@ impl Walk {
         let entries = WalkDir::new(root)
             .min_depth(1)
             .max_depth(usize::try_from(depth).unwrap_or(usize::MAX))
-            .max_open(OPEN_FOLDERS_MAX)
+            .max_open(OPEN_FOLDERS_MAX + 1)
             .into_iter();
         Ok(Self {
             root: root.to_owned(),

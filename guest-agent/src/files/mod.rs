@@ -21,7 +21,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use waggle_protocol::message::{Failure, FailureCode};
 
-pub use self::list::list;
+pub use self::list::{OPEN_FOLDERS_MAX, list};
 pub use self::read::read;
 pub use self::write::write;
 use crate::failure::{failure, refused_errno};

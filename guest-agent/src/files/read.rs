@@ -42,7 +42,7 @@ where
 {
     let path = GuestPath::parse(request.path.into_vec())?;
     let (file, info) = open(path.as_path(), agent.identity(request.user))?;
-    let mut frame = OutFrame::default();
+    let mut frame = connection.out_frame();
     frame.put_reply(&Reply::File(info));
     connection.send_frame(&mut frame).await?;
 

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, open, openat, posix_fadvise, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,8 +42,8 @@ const NEW_FILE_MODE: u32 = 0o644;
 const NEW_FOLDER_MODE: u32 = 0o755;
 /// Most links from one path to the file, as in the kernel (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
-/// Write-back to disk starts every so many bytes, so that the final fsync, which stops everything
-/// else in the agent, has little left to do.
+/// Write-back to disk starts every so many bytes, so that the final fsync has little left to do and
+/// dirty pages do not fill the guest's memory.
 const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Takes the upload that follows `request` and returns the terminal reply.
@@ -76,12 +76,12 @@ where
         draft.append(&payload)?;
         written += payload.len() as u64;
         if written - synced >= WRITEBACK_BYTES {
-            crate::sys::start_writeback(&draft.file, synced, written - synced);
+            draft.start_writeback(synced, written - synced);
             synced = written;
         }
         turn.moved(payload.len()).await;
     }
-    draft.publish(request.mode)?;
+    draft.publish(request.mode).await?;
     Ok(Reply::Written { bytes: written })
 }
 
@@ -194,22 +194,42 @@ impl Draft {
             .map_err(|error| refused(&self.target.path, &error))
     }
 
+    /// Starts to write a part back to disk, without waiting for it, and to let go of its pages.
+    /// (`sync_file_range` would do nothing on an overlay, which passes this one on.)
+    fn start_writeback(&self, offset: u64, length: u64) {
+        if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            // An error is of no concern: the later fsync reports real ones.
+            let _ = posix_fadvise(&self.file, offset, length, advice);
+        }
+    }
+
+    /// Waits until the content is on disk, on a thread of its own: an fsync may take seconds, and
+    /// deadlines of other operations hold meanwhile. The one exception to the single thread
+    /// (`crate`): it touches a descriptor and nothing else.
+    async fn sync(&self) -> io::Result<()> {
+        let file = self.file.try_clone()?;
+        tokio::task::spawn_blocking(move || file.sync_all())
+            .await
+            .map_err(io::Error::other)?
+    }
+
     /// Gives it its mode and the target's name.
-    fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
+    async fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
         let mode = mode.or(self.target.old_mode).unwrap_or(NEW_FILE_MODE) & 0o7777;
         let target = &self.target;
         let Some(name) = self.name.as_deref() else {
             return Ok(());
         };
+        let refused = |error: io::Error| refused(&target.path, &error);
         self.owner
-            .act(|| {
-                self.file.set_permissions(Permissions::from_mode(mode))?;
-                self.file.sync_all()?;
-                let folder = &target.folder;
-                renameat(folder, name, folder, target.name.as_os_str())?;
-                Ok(())
-            })
-            .map_err(|error: io::Error| refused(&target.path, &error))?;
+            .act(|| self.file.set_permissions(Permissions::from_mode(mode)))
+            .map_err(refused)?;
+        self.sync().await.map_err(refused)?;
+        let folder = &target.folder;
+        self.owner
+            .act(|| renameat(folder, name, folder, target.name.as_os_str()))
+            .map_err(|errno| refused(errno.into()))?;
         self.name = None;
         Ok(())
     }

@@ -60,7 +60,7 @@ impl ConfigCall {
             }
         };
         let mut hello = BytesMut::new();
-        codec::put(&Hello::OURS, &mut hello);
+        codec::put(&Hello::GUEST, &mut hello);
         stream.write_all(&hello).map_err(failed)?;
         Ok(Self {
             stream,
@@ -75,7 +75,7 @@ impl ConfigCall {
     /// Those of [`InitError`] that speak of the host's configuration.
     pub(super) fn receive(mut self) -> Result<BootConfig, InitError> {
         let hello = self.next_frame()?;
-        negotiate(Hello::OURS, codec::message(&hello)?)?;
+        negotiate(Hello::GUEST, codec::message(&hello)?)?;
         let config = self.next_frame()?;
         Ok(codec::message(&config)?)
     }

@@ -16,15 +16,20 @@ use crate::identity::{Identity, SANDBOX, free_id};
 ///
 /// Its ids are 1000 unless the image gave that number to someone else; then the next free one.
 pub(super) fn ensure_sandbox() -> io::Result<()> {
-    if Identity::find(SANDBOX).is_none() {
+    let added = Identity::find(SANDBOX).is_none();
+    if added {
         add()?;
     }
     let user = Identity::sandbox();
-    if !user.home.exists() {
+    let home_is_new = !user.home.exists();
+    if home_is_new {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&user.home)?;
+    }
+    // A folder of that name that the image already has is nobody's yet: its owner was just made.
+    if added || home_is_new {
         chown(&user.home, Some(user.uid), Some(user.gid))?;
     }
     Ok(())

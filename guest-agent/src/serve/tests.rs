@@ -11,11 +11,11 @@ use tokio::net::UnixStream;
 use waggle_protocol::codec;
 use waggle_protocol::frame::{Kind, encode};
 use waggle_protocol::handshake::Hello;
-use waggle_protocol::message::{Reply, Request};
+use waggle_protocol::message::{FailureCode, ListFiles, ReadFile, Reply, Request, User};
 
 use super::serve;
 use crate::connection::{Connection, ConnectionError};
-use crate::testing::{Host, agent};
+use crate::testing::{Host, agent, bytes_of, command};
 
 #[tokio::test]
 async fn pings_and_probes_are_answered() {
@@ -69,7 +69,7 @@ async fn strangers_get_no_answer() {
     let mut hello = BytesMut::new();
     let stranger = Hello {
         magic: *b"SSH-",
-        ..Hello::OURS
+        ..Hello::HOST
     };
     codec::put(&stranger, &mut hello);
     let (answer, served) = greeted_with(&hello).await;
@@ -83,12 +83,12 @@ async fn a_host_without_a_common_version_learns_ours() {
     let future = Hello {
         version_min: 900,
         version_max: 901,
-        ..Hello::OURS
+        ..Hello::HOST
     };
     codec::put(&future, &mut hello);
     let (answer, served) = greeted_with(&hello).await;
     let mut ours = BytesMut::new();
-    codec::put(&Hello::OURS, &mut ours);
+    codec::put(&Hello::GUEST, &mut ours);
     assert_eq!(answer, ours);
     assert!(matches!(served, Err(ConnectionError::Handshake(_))));
 }
@@ -109,14 +109,9 @@ async fn what_is_malformed_closes_the_connection() {
         encode(kind, payload, &mut bytes);
         bytes.to_vec()
     };
-    let mut surplus = codec::to_payload(&Request::Ping);
-    surplus.push(0);
     for bad in [
         vec![0, 0, 0, 0, 9],
         vec![255, 255, 255, 255, 0],
-        frame(Kind::Control, b"\xff\xff\xff\xff"),
-        frame(Kind::Control, b""),
-        frame(Kind::Control, &surplus),
         frame(Kind::Stdin, b"not asked for"),
         frame(Kind::File, b"not asked for"),
     ] {
@@ -127,9 +122,95 @@ async fn what_is_malformed_closes_the_connection() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_does_not_decode_is_refused_and_the_connection_goes_on() {
+    let mut surplus = codec::to_payload(&Request::Ping);
+    surplus.push(0);
+    let mut host = Host::connect().await;
+    for unreadable in [b"\xff\xff\xff\xff".as_slice(), b"", b"\x63", &surplus] {
+        host.data(Kind::Control, unreadable).await;
+        let answer = host.answer().await;
+        assert_eq!(answer.failure().code, FailureCode::Unsupported);
+        assert_eq!(*host.ask(Request::Ping).await.terminal(), Reply::Pong);
+    }
+}
+
+#[tokio::test]
+async fn nothing_longer_is_sent_than_the_host_accepts() {
+    let (control_max, data_max) = (4096, 5000);
+    let mut host = Host::connect_as(Hello {
+        control_max,
+        data_max,
+        ..Hello::HOST
+    })
+    .await;
+    let (control_max, data_max) = (control_max as usize, data_max as usize);
+    let folder = host.folder.path().to_owned();
+    std::fs::write(folder.join("large"), vec![b'x'; 100_000]).unwrap();
+    for number in 0..100 {
+        std::fs::write(folder.join(format!("{number:0>200}")), "").unwrap();
+    }
+    let path = |path: &std::path::Path| bytes_of(path.to_str().unwrap());
+    for request in [
+        Request::Exec(command(&["head", "-c", "100000", "/dev/zero"])),
+        Request::ReadFile(ReadFile {
+            path: path(&folder.join("large")),
+            offset: 0,
+            length: None,
+            user: User::Sandbox,
+        }),
+        Request::ListFiles(ListFiles {
+            path: path(&folder),
+            depth: 1,
+            limit: 1000,
+            user: User::Sandbox,
+        }),
+    ] {
+        host.request(&request).await;
+        let (mut bytes, mut entries) = (0, 0);
+        loop {
+            let frame = host.connection.reader.next().await.unwrap().unwrap();
+            if frame.kind != Kind::Control {
+                assert!(frame.payload.len() <= data_max, "{}", frame.payload.len());
+                bytes += frame.payload.len();
+                continue;
+            }
+            assert!(
+                frame.payload.len() <= control_max,
+                "{}",
+                frame.payload.len()
+            );
+            let reply = codec::message::<Reply>(&frame).unwrap();
+            if let Reply::Entries(batch) = &reply {
+                entries += batch.len();
+            }
+            if reply.is_terminal() {
+                assert!(!matches!(reply, Reply::Failed(_)), "{reply:?}");
+                break;
+            }
+        }
+        assert!(bytes == 100_000 || entries == 101, "{bytes} {entries}");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_the_host_does_not_accept_becomes_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent(folder.path());
+    agent.path = "/x".repeat(4096).into();
+    let hello = Hello {
+        control_max: 4096,
+        ..Hello::HOST
+    };
+    let mut host = Host::connect_with(agent, folder, hello).await;
+    let answer = host.ask(Request::Probe).await;
+    assert_eq!(answer.failure().code, FailureCode::Unsupported);
+    assert!(answer.failure().message.contains("4096"));
+}
+
 fn hello_then(bytes: &[u8]) -> Vec<u8> {
     let mut all = BytesMut::new();
-    codec::put(&Hello::OURS, &mut all);
+    codec::put(&Hello::HOST, &mut all);
     all.extend_from_slice(bytes);
     all.to_vec()
 }
