@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, Router, routing::get};
+use axum::{Json, Router, routing::get, serve::ListenerExt as _};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
 };
@@ -59,6 +59,12 @@ pub fn serve(handler: Handler, listener: TcpListener) -> HttpServer {
         .route_service("/mcp", mcp)
         .route("/health", get(health));
     let stopped = accepting.clone().cancelled_owned();
+    // An answer is one write: waiting for the client's acknowledgement would only delay the next.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+        }
+    });
     let task = tokio::spawn(async move {
         axum::serve(listener, router)
             .with_graceful_shutdown(stopped)
