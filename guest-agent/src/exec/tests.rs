@@ -341,12 +341,17 @@ async fn members_of_the_group_do_not_outlive_the_program() {
 }
 
 /// Programs that start something in a process group of its own, within the program's session, and
-/// leave its number in `mark`.
+/// leave its number in `mark` once it is there. (dash has no job control without a terminal.)
 fn with_a_group_of_its_own(mark: &Path) -> [String; 2] {
     let mark = mark.display();
+    let then = format!(
+        "p=$!; while [ \"$(cut -d' ' -f5 /proc/$p/stat)\" != $p ]; do sleep 0.01; done; echo $p > {mark}"
+    );
     [
-        format!("set -m; (while :; do :; done) & echo $! > {mark}; wait"),
-        format!("timeout 100 sleep 100 & echo $! > {mark}; wait"),
+        format!(
+            "if [ -z \"$BASH\" ]; then exec bash \"$0\"; fi; set -m; (while :; do :; done) & {then}; wait"
+        ),
+        format!("timeout 100 sleep 100 & {then}; wait"),
     ]
 }
 
