@@ -43,7 +43,7 @@ pub(super) struct Execute {
     pub(super) code: String,
     /// Its language. Default: the environment's runtime.
     pub(super) language: Option<Runtime>,
-    /// Seconds after which the program is killed with its process group.
+    /// Seconds after which the program is killed, with all processes of its session.
     #[schemars(range(min = 1, max = 300))]
     pub(super) timeout_seconds: Option<u64>,
 }

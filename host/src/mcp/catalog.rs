@@ -84,8 +84,8 @@ impl Name {
                 "Runs a program in an environment as the user sandbox, in /home/sandbox, and \
                  returns its stdout, stderr and exit code once it ends. Each call is a new \
                  process: variables do not carry over, files do. When timeout_seconds are over \
-                 the program is killed with its process group, and the output so far is returned \
-                 as an error. Long output is cut in the middle.",
+                 the program is killed with all processes of its session, and the output so far is \
+                 returned as an error. Long output is cut in the middle.",
                 hints(false, true, false),
             ),
             Self::InstallPackages => tool::<arguments::InstallPackages, results::Installed>(

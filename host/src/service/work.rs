@@ -90,7 +90,7 @@ impl Executed {
         let (what, next) = match self.ended {
             Ended::Exited | Ended::Signal => return None,
             Ended::Deadline => (
-                "at its deadline, with its process group",
+                "at its deadline, with all processes of its session",
                 "call again with less work, or with a higher timeout_seconds where the tool has one",
             ),
             Ended::OutputLimit => (
