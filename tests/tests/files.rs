@@ -107,22 +107,30 @@ async fn text_parts_and_replacement() {
     assert_eq!(written["bytes_written"], text.len());
     let (plain, structured) = read(json!({"path": path})).await;
     let size = text.len();
-    let expected = json!({"content": text, "encoding": "utf-8", "path": path, "size": size});
+    let expected = json!({
+        "content": text, "encoding": "utf-8", "path": path, "size": size, "bytes_read": size,
+    });
     assert_eq!(structured, expected);
     assert_eq!(plain, text);
 
     // A part, also past the end; `size` is that of the whole file.
     let (_, part) = read(json!({"path": path, "offset": 9, "length": 4})).await;
     assert_eq!(part["content"], "NUL:");
+    assert_eq!(part["bytes_read"], 4);
     assert_eq!(part["size"], size);
     let (_, part) = read(json!({"path": path, "offset": size - 3, "length": 100})).await;
     assert_eq!(part["content"], "end");
     let (_, part) = read(json!({"path": path, "offset": size + 5})).await;
     assert_eq!(part["content"], "");
-    // A part that cuts a character is not text.
+    // A part ends before a character that its end would cut, and says so; one that begins inside a
+    // character is not text.
     let (_, part) = read(json!({"path": path, "offset": 0, "length": 3})).await;
+    assert_eq!(part["content"], "Gr");
+    assert_eq!(part["bytes_read"], 2);
+    let (_, part) = read(json!({"path": path, "offset": 3, "length": 3})).await;
     assert_eq!(part["encoding"], "base64");
-    assert_eq!(part["content"], STANDARD.encode(&text.as_bytes()[..3]));
+    assert_eq!(part["content"], STANDARD.encode(&text.as_bytes()[3..6]));
+    assert_eq!(part["bytes_read"], 3);
     // Text may be asked for in base64.
     let (_, part) = read(json!({"path": path, "encoding": "base64"})).await;
     assert_eq!(part["content"], STANDARD.encode(text));
