@@ -202,8 +202,12 @@ pub(super) struct Files {
 /// Most bytes of entries in a result, both copies together; the rest of a result takes far less than
 /// what this leaves.
 const FILES_MAX: usize = 900_000;
-/// What the text copy's quotation marks add to an entry, about.
-const ESCAPES: usize = 40;
+
+/// Bytes of an entry in a result: as JSON, and as JSON within the text copy.
+fn cost(file: &File) -> usize {
+    let json = serde_json::to_string(file).unwrap_or_default();
+    json.len() + serde_json::to_string(&json).map_or(0, |text| text.len())
+}
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct File {
@@ -242,9 +246,7 @@ impl From<service::FolderListing> for Files {
         let mut room = FILES_MAX;
         let mut files = Vec::new();
         for file in listing.entries.into_iter().map(File::from) {
-            // A name may take six bytes a character, and both copies have it.
-            let escaped = serde_json::to_string(&file).map_or(0, |text| text.len());
-            let Some(left) = room.checked_sub(2 * escaped + ESCAPES) else {
+            let Some(left) = room.checked_sub(cost(&file)) else {
                 break;
             };
             room = left;
