@@ -55,8 +55,8 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Where libkrunfw and vhost-device-vsock are [default: `lib` in the data folder, then the
-    /// system's folders]
+    /// Searched first for libkrunfw and vhost-device-vsock, before `lib` in the data folder and the
+    /// system's folders
     #[arg(long, env = "WAGGLE_LIB_DIR")]
     pub lib_dir: Option<PathBuf>,
 
