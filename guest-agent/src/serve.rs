@@ -86,6 +86,14 @@ where
         Request::ReadFile(read) => files::read(connection, agent, read).await,
         Request::ListFiles(list) => files::list(connection, agent, list).await,
         Request::Shutdown => Ok(Reply::ShuttingDown),
+        Request::ExecLogged(_)
+        | Request::Signal(_)
+        | Request::AppendFile(_)
+        | Request::EditFile(_)
+        | Request::ReadLines(_)
+        | Request::FindFiles(_) => {
+            Err(failure(FailureCode::Unsupported, "not known to this agent").into())
+        }
     }
 }
 

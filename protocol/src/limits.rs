@@ -27,6 +27,15 @@ pub const PAYLOAD_MAX_MIN: usize = 4096;
 /// Largest program text, in bytes: the limit of the `execute` tool.
 pub const CODE_MAX: usize = 512_000;
 
+/// Longest text to replace, and longest to put in its place, in bytes: both fit into a request.
+pub const EDIT_TEXT_MAX: usize = 256 * 1024;
+
+/// Largest file that can be edited, in bytes: the agent holds it and its new content in memory.
+pub const EDIT_FILE_MAX: u64 = 8 * 1024 * 1024;
+
+/// Longest line that a search tells, in bytes: a record of it fits into any reply.
+pub const SEARCH_LINE_MAX: u32 = 2048;
+
 /// Longest guest path, in bytes: Linux's `PATH_MAX`, which counts the final NUL.
 pub const PATH_MAX: usize = 4095;
 
@@ -39,6 +48,8 @@ pub const ENTRIES_BATCH_BYTES: usize = REPLY_PAYLOAD_MAX / 2;
 
 // Cross-side invariants, checked when this crate is compiled.
 const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
+const _: () = assert!(EDIT_TEXT_MAX * 2 + 2 * PATH_MAX <= REQUEST_PAYLOAD_MAX);
+const _: () = assert!(SEARCH_LINE_MAX as usize * 2 <= PAYLOAD_MAX_MIN);
 const _: () = assert!(DATA_PAYLOAD_MAX <= REPLY_PAYLOAD_MAX);
 const _: () = assert!(ENTRIES_BATCH_BYTES + 2 * PATH_MAX < REPLY_PAYLOAD_MAX);
 const _: () = assert!(FAILURE_TEXT_MAX < REPLY_PAYLOAD_MAX);

@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Version 1's operations: what the host may ask of the agent, and what the agent answers.
+//! The operations: what the host may ask of the agent, and what the agent answers.
+//!
+//! What is version 1's is frozen. What came later stands at the end of its enum, says so, and is sent
+//! only where the handshake agreed on that version.
 //!
 //! Guest paths, program arguments and environment variables are bytes, as they are in Linux.
 
@@ -27,6 +30,21 @@ pub enum Request {
     ListFiles(ListFiles),
     /// Sync and end the machine; answered by [`Reply::ShuttingDown`].
     Shutdown,
+    /// Version 2. As [`Request::Exec`], and long output is also written to files in the guest:
+    /// [`Reply::Started`], stdout and stderr frames, [`Reply::Logs`], [`Reply::Ended`].
+    ExecLogged(ExecLogged),
+    /// Version 2. Send a signal to a program that another connection runs; answered by
+    /// [`Reply::Signalled`].
+    Signal(Signal),
+    /// Version 2. As [`Request::WriteFile`], but what the host sends goes to the end of the file, as it
+    /// comes; [`Reply::Written`] tells the bytes appended. A file that does not exist is made.
+    AppendFile(WriteFile),
+    /// Version 2. Replace text in a file, atomically; answered by [`Reply::Edited`].
+    EditFile(EditFile),
+    /// Version 2. Read whole lines: [`Reply::File`], file frames, [`Reply::LinesEnd`].
+    ReadLines(ReadLines),
+    /// Version 2. As [`Request::ListFiles`], of the entries that fit a pattern.
+    FindFiles(FindFiles),
 }
 
 /// A program to run.
@@ -63,6 +81,164 @@ pub enum Program {
         /// The text, at most [`CODE_MAX`](crate::limits::CODE_MAX) bytes.
         code: ByteBuf,
     },
+    /// Version 2. A program of Waggle's own that lies beside the agent.
+    Tool(Tool),
+}
+
+/// Version 2. What Waggle's own program in the guest can do. It runs like any other program: with the
+/// user's rights, under a deadline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tool {
+    /// Search files for a regular expression. Standard output is a sequence of frames, each a
+    /// [`SearchRecord`], the last one [`SearchRecord::End`].
+    Search(Search),
+    /// Write a file or folder to standard output as a tar archive.
+    Pack(Pack),
+    /// Unpack the tar archive on standard input.
+    Unpack(Unpack),
+}
+
+/// Version 2. What to search for, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// Absolute path of a file or folder.
+    pub path: ByteBuf,
+    /// Regular expression in the syntax of the crate `regex`, matched line by line.
+    pub pattern: String,
+    /// Take `pattern` as plain text.
+    pub literal: bool,
+    /// Ignore case.
+    pub ignore_case: bool,
+    /// Search only files that fit this pattern, as in [`FindFiles::glob`].
+    pub glob: Option<String>,
+    /// Search hidden files as well, and those that `.gitignore` and the like name.
+    pub all_files: bool,
+    /// Lines of context to tell before and after each match.
+    pub context: u32,
+    /// Most matching lines to tell.
+    pub limit: u32,
+    /// Most bytes of a line to tell; the rest is cut.
+    pub line_max: u32,
+}
+
+/// Version 2. One frame of a search's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SearchRecord {
+    /// The lines that follow are in this file: its path relative to [`Search::path`], empty if that
+    /// names the file itself.
+    File(ByteBuf),
+    /// A line of that file.
+    Line(SearchLine),
+    /// The last frame.
+    End(SearchEnd),
+}
+
+/// Version 2. A line that a search tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchLine {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Whether it matches; else it is context.
+    pub is_match: bool,
+    /// Its bytes without the newline, at most [`Search::line_max`].
+    pub text: ByteBuf,
+    /// Whether that is not the whole line.
+    pub cut: bool,
+}
+
+/// Version 2. What a search came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchEnd {
+    /// Files that were searched.
+    pub files_searched: u64,
+    /// Files with a match that was told.
+    pub files_matched: u64,
+    /// Matching lines told.
+    pub matches: u64,
+    /// Whether the limit ended the search.
+    pub truncated: bool,
+    /// Files and folders that could not be read.
+    pub unreadable: u64,
+}
+
+/// Version 2. What to pack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pack {
+    /// Absolute path of a file or folder. The archive's paths begin with its last part.
+    pub path: ByteBuf,
+}
+
+/// Version 2. Where to unpack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpack {
+    /// Absolute path. If it is a folder, the archive's entries go into it under their own names; if it
+    /// does not exist, it is made of what is below the archive's first path part (`cp -r` does the same).
+    /// Nothing outside of it is written.
+    pub path: ByteBuf,
+}
+
+/// Version 2. A program to run whose long output is also kept in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecLogged {
+    /// The program.
+    pub exec: Exec,
+    /// A stream that gets longer than this many bytes is written to a file, from its first byte on.
+    pub log_from: u64,
+    /// Most bytes of one stream that are written to its file.
+    pub log_max: u64,
+}
+
+/// Version 2. A signal to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Which program, as [`Reply::Started`] named it.
+    pub pid: u32,
+    /// The signal's number, `signal(7)`. SIGKILL reaches every process that the program has started,
+    /// any other its process group.
+    pub signal: i32,
+}
+
+/// Version 2. An edit of a text file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditFile {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// The text to replace: at least one byte, at most
+    /// [`EDIT_TEXT_MAX`](crate::limits::EDIT_TEXT_MAX).
+    pub old: ByteBuf,
+    /// What to put in its place, within the same limit.
+    pub new: ByteBuf,
+    /// How often the text has to occur; `None` takes any number but zero. Each is replaced.
+    pub expected: Option<u32>,
+    /// SHA-256 that the file has to have before.
+    pub sha256: Option<[u8; 32]>,
+    /// Whose permissions apply.
+    pub user: User,
+}
+
+/// Version 2. Lines to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadLines {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// The first line, from 1.
+    pub first: u64,
+    /// Most lines.
+    pub count: u64,
+    /// Most bytes: no line is begun that does not fit, except the first, which is cut.
+    pub bytes_max: u64,
+    /// Whose permissions apply.
+    pub user: User,
+}
+
+/// Version 2. Files to find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindFiles {
+    /// Where, how deep, how many.
+    pub list: ListFiles,
+    /// `*`, `?`, `[a-z]`, `{a,b}`, and `**` for any number of folders. Without a slash it is matched
+    /// against the last part of a path, else against the path relative to the folder.
+    pub glob: String,
 }
 
 /// One environment variable.
@@ -161,6 +337,14 @@ pub enum Reply {
     ShuttingDown,
     /// Ends any request that could not be done.
     Failed(Failure),
+    /// Version 2. Comes right before [`Reply::Ended`] of a [`Request::ExecLogged`].
+    Logs(Logs),
+    /// Version 2. Ends [`Request::Signal`].
+    Signalled,
+    /// Version 2. Ends [`Request::EditFile`].
+    Edited(Edited),
+    /// Version 2. Ends [`Request::ReadLines`].
+    LinesEnd(LinesEnd),
 }
 
 impl Reply {
@@ -176,8 +360,11 @@ impl Reply {
             | Self::FileEnd { .. }
             | Self::ListEnd { .. }
             | Self::ShuttingDown
-            | Self::Failed(_) => true,
-            Self::Started { .. } | Self::File(_) | Self::Entries(_) => false,
+            | Self::Failed(_)
+            | Self::Signalled
+            | Self::Edited(_)
+            | Self::LinesEnd(_) => true,
+            Self::Started { .. } | Self::File(_) | Self::Entries(_) | Self::Logs(_) => false,
         }
     }
 }
@@ -231,6 +418,48 @@ pub struct StreamTotals {
     pub sent: u64,
     /// Whether the program wrote more than was sent, or still held the stream open when it ended.
     pub cut: bool,
+}
+
+/// Version 2. Where a program's long output is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Standard output's file, if it got one.
+    pub stdout: Option<Log>,
+    /// Standard error's file, if it got one.
+    pub stderr: Option<Log>,
+}
+
+/// Version 2. One stream's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// Absolute path.
+    pub path: ByteBuf,
+    /// Bytes in it: the stream's first ones.
+    pub bytes: u64,
+}
+
+/// Version 2. What an edit came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edited {
+    /// How often the text was replaced.
+    pub replaced: u32,
+    /// Bytes in the file now.
+    pub bytes: u64,
+    /// SHA-256 of the file now.
+    pub sha256: [u8; 32],
+}
+
+/// Version 2. What a reading of lines came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinesEnd {
+    /// Lines sent, a cut one included.
+    pub lines: u64,
+    /// Bytes sent, newlines included.
+    pub bytes: u64,
+    /// Offset in the file of the byte behind them.
+    pub next_offset: u64,
+    /// Whether the file ends there.
+    pub at_end: bool,
 }
 
 /// An open file.
@@ -344,4 +573,12 @@ pub enum FailureCode {
     Unsupported,
     /// Anything else that the kernel refused; the message carries its text.
     Io,
+    /// Version 2. The text to replace occurs less or more often than expected.
+    NoMatch,
+    /// Version 2. The file's SHA-256 is not the expected one.
+    Changed,
+    /// Version 2. No such program runs.
+    NoProcess,
+    /// Version 2. The file is larger than the operation takes.
+    TooLarge,
 }

@@ -198,7 +198,11 @@ fn every_reply_is_generated(reply: &Reply) {
         | Reply::Entries(_)
         | Reply::ListEnd { .. }
         | Reply::ShuttingDown
-        | Reply::Failed(_) => {}
+        | Reply::Failed(_)
+        | Reply::Logs(_)
+        | Reply::Signalled
+        | Reply::Edited(_)
+        | Reply::LinesEnd(_) => {}
     }
 }
 

@@ -120,6 +120,7 @@ fn arguments(
             words.push(file.path().into());
             Ok((words, Some(file)))
         }
+        Program::Tool(_) => invalid("not known to this agent"),
     }
 }
 

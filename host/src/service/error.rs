@@ -146,6 +146,13 @@ fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
             "this image carries an older agent; create the environment from a newer image"
         }
         FailureCode::Io => "look at the environment with execute",
+        FailureCode::NoMatch => {
+            "call read_file to see the file as it is, then give more of the text around the place, or \
+             the number of places in `expected_replacements`"
+        }
+        FailureCode::Changed => "call read_file to see the file as it is now, then edit that",
+        FailureCode::NoProcess => "call process with action list to see those that run",
+        FailureCode::TooLarge => "use execute to work on it with a program",
     };
     // The text comes from the guest: it is shown as it is, but bounded and on one line.
     let text: String = failure
