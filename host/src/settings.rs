@@ -47,6 +47,10 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_MAX_EXEC_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub max_exec_timeout: Duration,
 
+    /// Most output of one `execute`, in MiB; a program that prints more is killed
+    #[arg(long, env = "WAGGLE_MAX_OUTPUT_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_output_mb: u32,
+
     /// How often idle environments are looked for
     #[arg(long, env = "WAGGLE_REAPER_INTERVAL", default_value = "1m", value_parser = duration)]
     pub reaper_interval: Duration,
@@ -163,6 +167,12 @@ impl Settings {
             return Err(SettingsError::ExecTimeouts { default, max });
         }
         self.data_dir().map(drop)
+    }
+
+    /// Most bytes of output of one program in the foreground.
+    #[must_use]
+    pub fn max_output_bytes(&self) -> u64 {
+        u64::from(self.max_output_mb) * 1024 * 1024
     }
 
     /// Where machines, the kernel and the boot disk live.
