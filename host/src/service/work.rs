@@ -16,7 +16,7 @@ use super::{Live, Service, ServiceError, validate};
 use crate::{
     environment::{Runtime, Status, store::Lease},
     resolve::{self, Purpose, VENV},
-    session::{ExecOutput, LinkError},
+    session::{LinkError, Run, capture::Captured},
 };
 
 /// Most bytes kept of each output stream: the first and the last half of it. Bounds what a call
@@ -160,29 +160,34 @@ impl Service {
         };
         let session = &lease.live.session;
         let start = Instant::now();
-        let ExecOutput {
-            stdout,
-            stderr,
-            end,
-        } = session.exec(exec, OUTPUT_MAX).await;
-        let (ended, status, duration) = match end {
-            Ok(end) => (end.reason, end.status, Duration::from_micros(end.wall_us)),
-            // The agent did not report the end. If it works, closing the connection has cancelled the
-            // program; if not, nothing but the machine's end does.
-            Err(LinkError::Unanswered { .. }) => {
-                if !matches!(timeout(PING_WAIT, session.ping()).await, Ok(Ok(()))) {
-                    session.close().await;
-                    return Err(ServiceError::Stopped(lease.environment.id.clone()));
-                }
-                (
-                    EndReason::Deadline,
-                    ExitStatus::Signal(SIGKILL),
-                    start.elapsed(),
-                )
-            }
-            Err(error) => return Err(self.explain(lease, error).await),
+        let mut captured = Captured::new(OUTPUT_MAX);
+        let run = Run {
+            exec,
+            log: None,
+            stdin: None,
         };
-        let left_out = stdout.left_out() + stderr.left_out();
+        let (ended, status, duration) =
+            match session.run(run, &mut captured).await.map(|run| run.end) {
+                Ok(end) => (end.reason, end.status, Duration::from_micros(end.wall_us)),
+                // The agent did not report the end. If it works, closing the connection has cancelled the
+                // program; if not, nothing but the machine's end does.
+                Err(LinkError::Unanswered { .. }) => {
+                    if !matches!(timeout(PING_WAIT, session.ping()).await, Ok(Ok(()))) {
+                        session.close().await;
+                        return Err(ServiceError::Stopped(lease.environment.id.clone()));
+                    }
+                    (
+                        EndReason::Deadline,
+                        ExitStatus::Signal(SIGKILL),
+                        start.elapsed(),
+                    )
+                }
+                Err(error) => return Err(self.explain(lease, error).await),
+            };
+        let stdout = captured.stdout.text(OUTPUT_MAX, "");
+        let stderr = captured.stderr.text(OUTPUT_MAX, "");
+        let left_out = stdout.left_out + stderr.left_out;
+        let (stdout, stderr) = (stdout.text, stderr.text);
         let (exit_code, signal) = match status {
             ExitStatus::Code(code) => (code, None),
             ExitStatus::Signal(signal) => (SIGNAL_BASE.saturating_add(signal), Some(signal)),
@@ -194,7 +199,6 @@ impl Service {
             (EndReason::OutputLimit, _) => Ended::OutputLimit,
             (EndReason::OutOfMemory, _) => Ended::OutOfMemory,
         };
-        let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
         Ok(Executed {
             stdout,
             stderr,
