@@ -144,7 +144,7 @@ async fn nothing_survives_a_deadline_or_a_closed_response() {
 
     // A service that is started on purpose lives on after a normal end.
     scene
-        .output(&id, "setsid sleep 703 >/dev/null 2>&1 &")
+        .output(&id, "setsid sleep 703 >/dev/null 2>&1 & sleep 2")
         .await;
     assert_eq!(sleepers(&scene, &id, 703).await, 1);
     scene.close().await;
