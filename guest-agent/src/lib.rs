@@ -7,8 +7,9 @@
 //! ([`agent`]) is the agent: it answers the host's requests over vsock, one connection an operation.
 //!
 //! Both are single-threaded, so a raw per-thread system call such as `setfsuid` says what the whole
-//! program does, and a fork copies the whole program. The one exception is an upload's final fsync
-//! (`files`), which would hold up everything else: a thread that knows one descriptor does it.
+//! program does, and a fork copies the whole program. The exceptions are two waits that would hold up
+//! everything else, each on a thread that knows one descriptor or path: an upload's final fsync
+//! (`files`), and, once after the boot, a remount (`exec::Cgroups::favour_changes`).
 //!
 //! `unsafe` stands in [`sys`] alone.
 
