@@ -86,12 +86,11 @@ where
         Request::ReadFile(read) => files::read(connection, agent, read).await,
         Request::ListFiles(list) => files::list(connection, agent, list).await,
         Request::Shutdown => Ok(Reply::ShuttingDown),
-        Request::ExecLogged(_)
-        | Request::Signal(_)
-        | Request::AppendFile(_)
-        | Request::EditFile(_)
-        | Request::ReadLines(_)
-        | Request::FindFiles(_) => {
+        Request::AppendFile(append) => files::append(connection, agent, append).await,
+        Request::EditFile(edit) => files::edit(connection, agent, edit).await,
+        Request::ReadLines(lines) => files::read_lines(connection, agent, lines).await,
+        Request::FindFiles(find) => files::find(connection, agent, find).await,
+        Request::ExecLogged(_) | Request::Signal(_) => {
             Err(failure(FailureCode::Unsupported, "not known to this agent").into())
         }
     }
