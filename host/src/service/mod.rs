@@ -11,6 +11,7 @@
 mod error;
 mod files;
 mod reaper;
+mod tool;
 pub mod validate;
 mod work;
 
@@ -27,7 +28,11 @@ use waggle_images::ImageStore;
 use waggle_runtime::{Death, Vmm};
 
 pub use error::ServiceError;
-pub use files::{Content, Encoding, FileRead, FileWritten, FolderListing, file_name};
+pub use files::{
+    ArchiveRequest, Content, EditRequest, Encoding, FileEdited, FileRead, FileWritten,
+    FolderListing, Found, FoundLine, LinesRead, ListRequest, Packed, ReadRequest, SearchRequest,
+    WriteRequest, file_name,
+};
 pub use work::{Ended, ExecuteRequest, Executed};
 
 use crate::{

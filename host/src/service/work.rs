@@ -215,6 +215,10 @@ impl Service {
     pub(super) async fn explain(&self, lease: &Lease<Live>, error: LinkError) -> ServiceError {
         let error = match error {
             LinkError::Failed(failure) => return ServiceError::Guest(failure),
+            error @ LinkError::TooOld { .. } => {
+                let id = lease.environment.id.clone();
+                return ServiceError::AgentTooOld { id, source: error };
+            }
             error => error,
         };
         let id = lease.environment.id.clone();
