@@ -32,9 +32,9 @@ pub struct HttpServer {
     task: JoinHandle<std::io::Result<()>>,
 }
 
-/// Starts to serve on `listener`.
+/// Starts to serve on `listener`, with further `routes`.
 #[must_use]
-pub fn serve(handler: Handler, listener: TcpListener) -> HttpServer {
+pub fn serve(handler: Handler, listener: TcpListener, routes: Router) -> HttpServer {
     // Any loopback address may have been chosen; its own name is as good as the usual ones.
     let own = listener
         .local_addr()
@@ -57,7 +57,8 @@ pub fn serve(handler: Handler, listener: TcpListener) -> HttpServer {
     let mcp = StreamableHttpService::new(move || Ok(handler.clone()), Arc::new(manager), config);
     let router = Router::new()
         .route_service("/mcp", mcp)
-        .route("/health", get(health));
+        .route("/health", get(health))
+        .merge(routes);
     let stopped = accepting.clone().cancelled_owned();
     // An answer is one write: waiting for the client's acknowledgement would only delay the next.
     let listener = listener.tap_io(|connection| {
