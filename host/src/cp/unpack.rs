@@ -15,6 +15,8 @@
 //! - What is held in memory is bounded, whatever the archive says.
 
 use std::{
+    borrow::Cow,
+    cell::Cell,
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read, Seek as _, SeekFrom, Write as _},
@@ -32,13 +34,14 @@ use nix::{
     sys::stat::{Mode, SFlag, fstatat, mkdirat},
     unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
 };
-use tar::{Archive, Entry, EntryType, PaxExtensions};
+use tar::{Archive, Entry, EntryType};
 
 /// Longest path and link target, in bytes: Linux takes no longer ones.
 const PATH_MAX: usize = 4095;
 
-/// Most bytes of an extension header: a long name, or a few attributes.
-const EXTENSION_MAX: u64 = 64 * 1024;
+/// Most bytes of an entry's headers, which the crate holds: long names, attributes, and the parts of a
+/// file with holes, of which the guest's tool makes 10,000 at most (240 KiB).
+const HEADERS_MAX: u64 = 1024 * 1024;
 
 /// Most bytes behind an archive's end: tar fills its last record, GNU's of 10 KiB.
 const PADDING_MAX: u64 = 1024 * 1024;
@@ -120,85 +123,55 @@ pub(super) fn unpack<R: Read>(
         warn,
         warnings: 0,
     };
-    let mut archive = Archive::new(archive);
-    let entries = archive.entries().map_err(UnpackError::Archive)?;
-    let mut extension = Extension::default();
-    // Raw: the crate would read extension headers of any size into memory.
-    for entry in entries.raw(true) {
+    // What is left to read of headers; none while an entry's content is read.
+    let headers = Cell::new(Some(HEADERS_MAX));
+    let mut archive = Archive::new(Bounded {
+        inner: archive,
+        left: &headers,
+    });
+    for entry in archive.entries().map_err(UnpackError::Archive)? {
         let mut entry = entry.map_err(UnpackError::Archive)?;
-        if !extension.take(&mut entry)? {
-            unpacking.entry(&mut entry, std::mem::take(&mut extension))?;
-        }
+        headers.set(None);
+        unpacking.entry(&mut entry)?;
+        // What is left of it would count as headers.
+        io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Archive)?;
+        headers.set(Some(HEADERS_MAX));
     }
     if unpacking.root.is_none() {
         return Err(UnpackError::Refused("it is empty".to_owned()));
     }
     unpacking.sum_up();
-    let mut rest = archive.into_inner().take(PADDING_MAX);
+    headers.set(None);
+    let mut rest = archive.into_inner().inner.take(PADDING_MAX);
     io::copy(&mut rest, &mut io::sink()).map_err(UnpackError::Archive)?;
     if rest.limit() == 0 {
-        return Err(UnpackError::Refused(
-            "more follows behind its end".to_owned(),
-        ));
+        let text = "more follows behind its end";
+        return Err(UnpackError::Refused(text.to_owned()));
     }
     Ok(())
 }
 
-/// What headers before an entry say of it.
-#[derive(Debug, Default)]
-struct Extension {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
+/// An archive of which the crate may read so much at a time. It holds an entry's headers in memory,
+/// however long they say they are.
+struct Bounded<'a, R> {
+    inner: R,
+    /// Bytes that may be read; any number if there is none.
+    left: &'a Cell<Option<u64>>,
 }
 
-impl Extension {
-    /// Whether `entry` was such a header.
-    fn take<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<bool, UnpackError> {
-        match entry.header().entry_type() {
-            EntryType::GNULongName => self.path = Some(without_nul(content(entry)?)),
-            EntryType::GNULongLink => self.link = Some(without_nul(content(entry)?)),
-            EntryType::XHeader => self.pax(&content(entry)?)?,
-            EntryType::XGlobalHeader => {}
-            _ => return Ok(false),
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        if let Some(left) = self.left.get() {
+            let read = u64::try_from(length).unwrap_or(u64::MAX);
+            let left = left.checked_sub(read).ok_or_else(|| {
+                let text = format!("an entry has more than {HEADERS_MAX} bytes of headers");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            self.left.set(Some(left));
         }
-        Ok(true)
+        Ok(length)
     }
-
-    fn pax(&mut self, content: &[u8]) -> Result<(), UnpackError> {
-        for attribute in PaxExtensions::new(content) {
-            let attribute = attribute.map_err(UnpackError::Archive)?;
-            match attribute.key_bytes() {
-                b"path" => self.path = Some(attribute.value_bytes().to_vec()),
-                b"linkpath" => self.link = Some(attribute.value_bytes().to_vec()),
-                // It would say where the next header is; two readers must not differ on that.
-                b"size" => {
-                    let text = "it has an entry whose size stands in an extension header";
-                    return Err(UnpackError::Refused(text.to_owned()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn content<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, UnpackError> {
-    if entry.size() > EXTENSION_MAX {
-        let text = format!("it has an extension header of {} bytes", entry.size());
-        return Err(UnpackError::Refused(text));
-    }
-    let mut content = Vec::new();
-    entry
-        .read_to_end(&mut content)
-        .map_err(UnpackError::Archive)?;
-    Ok(content)
-}
-
-fn without_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.last() == Some(&0) {
-        bytes.pop();
-    }
-    bytes
 }
 
 const FOLDER: OFlag = OFlag::O_RDONLY
@@ -227,24 +200,18 @@ struct Parts {
 }
 
 impl<W: FnMut(&str)> Unpacking<'_, W> {
-    fn entry<R: Read>(
-        &mut self,
-        entry: &mut Entry<'_, R>,
-        extension: Extension,
-    ) -> Result<(), UnpackError> {
-        let header = entry.header();
-        let kind = header.entry_type();
-        let path = match extension.path {
-            Some(path) => path,
-            None => header.path_bytes().into_owned(),
-        };
-        let path = self.parts(&path)?;
-        let link = extension
-            .link
-            .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-        let mode = header.mode().unwrap_or(0o644) & 0o777;
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let path = self.parts(&entry.path_bytes())?;
+        let link = entry.link_name_bytes().map(Cow::into_owned);
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
         match kind {
-            EntryType::Regular | EntryType::Continuous => self.file(entry, &path, mode),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(entry, &path, mode)
+            }
             EntryType::Directory => self.directory(&path, mode),
             EntryType::Symlink => self.symlink(&path, &link.unwrap_or_default()),
             EntryType::Link => self.hard_link(&path, &link.unwrap_or_default()),
@@ -327,6 +294,8 @@ impl<W: FnMut(&str)> Unpacking<'_, W> {
         let mut file = File::from(created.map_err(|error| path.failed(error.into()))?);
         let failed = |error| path.failed(error);
         let size = entry.size();
+        // At once: a size that no file can have ends it here, and its end may be a hole.
+        file.set_len(size).map_err(failed)?;
         let mut buffer = vec![0; PIECE];
         let mut left = size;
         while left > 0 {
@@ -342,8 +311,6 @@ impl<W: FnMut(&str)> Unpacking<'_, W> {
                 file.write_all(piece).map_err(failed)?;
             }
         }
-        // Its end may be a hole.
-        file.set_len(size).map_err(failed)?;
         let modified = entry.header().mtime().ok().map(Duration::from_secs);
         if let Some(at) = modified.and_then(|since| UNIX_EPOCH.checked_add(since)) {
             // A time that this file system cannot hold is no reason to fail.

@@ -326,31 +326,51 @@ fn devices_are_left_out_and_strange_entries_refused() {
         warnings.last().is_some_and(|line| line.contains("10 more")),
         "{warnings:?}"
     );
-    for kind in [EntryType::GNUSparse, EntryType::new(b'Z')] {
-        let archive = Made::default().entry(kind, b"src", b"", b"").end();
-        assert!(matches!(
-            stage.unpack(&archive).0,
-            Err(UnpackError::Refused(_))
-        ));
-    }
+    let archive = Made::default()
+        .entry(EntryType::new(b'Z'), b"src", b"", b"")
+        .end();
+    assert!(matches!(
+        stage.unpack(&archive).0,
+        Err(UnpackError::Refused(_))
+    ));
     stage.assert_safe();
 }
 
 #[test]
 fn headers_cannot_make_it_hold_much() {
     let stage = Stage::new();
-    let mut header = Header::new_gnu();
-    header.set_entry_type(EntryType::GNULongName);
-    header.set_size(u64::MAX / 2);
-    header.set_cksum();
-    let endless = Read::chain(&header.as_bytes()[..], io::repeat(b'x'));
     let target = Target::new(&stage.dir(), OsStr::new("copy")).expect("a folder");
-    let outcome = unpack(endless, &target, |_: &str| {});
-    assert!(
-        matches!(outcome, Err(UnpackError::Refused(_))),
-        "{outcome:?}"
-    );
-    // Nor read on behind the end.
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+    ] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(u64::MAX / 2);
+        header.set_cksum();
+        let endless = Read::chain(&header.as_bytes()[..], io::repeat(b'x'));
+        let outcome = unpack(endless, &target, |_: &str| {});
+        assert!(
+            matches!(outcome, Err(UnpackError::Archive(_))),
+            "{outcome:?}"
+        );
+    }
+    // Parts of a file with holes that never end.
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.as_gnu_mut().expect("GNU's").set_is_extended(true);
+    header.set_size(0);
+    header.set_cksum();
+    let mut more = tar::GnuExtSparseHeader::new();
+    more.set_is_extended(true);
+    let more = more.as_bytes().repeat(10_000);
+    let archive = [header.as_bytes().as_slice(), &more].concat();
+    assert!(matches!(
+        stage.unpack(&archive).0,
+        Err(UnpackError::Archive(_))
+    ));
+    // Nor is read on behind the end.
     let archive = Made::default().folder(b"src").end();
     let endless = Read::chain(archive.as_slice(), io::repeat(0));
     let outcome = unpack(endless, &target, |_: &str| {});
@@ -358,11 +378,45 @@ fn headers_cannot_make_it_hold_much() {
         matches!(outcome, Err(UnpackError::Refused(_))),
         "{outcome:?}"
     );
-    let pax = Made::default()
-        .entry(EntryType::XHeader, b"x", b"", b"10 size=5\n")
-        .file(b"src", b"12345")
-        .end();
-    assert!(matches!(stage.unpack(&pax).0, Err(UnpackError::Refused(_))));
+}
+
+/// As the guest's tool packs it.
+fn sparse(real_size: u64, parts: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_path("src").expect("a short path");
+    header.set_mode(0o644);
+    header.set_size(parts.iter().map(|(_, bytes)| bytes.len() as u64).sum());
+    let gnu = header.as_gnu_mut().expect("GNU's");
+    gnu.set_real_size(real_size);
+    for (place, (offset, bytes)) in gnu.sparse.iter_mut().zip(parts) {
+        place.set_offset(*offset);
+        place.set_length(bytes.len() as u64);
+    }
+    header.set_cksum();
+    let mut archive = header.as_bytes().to_vec();
+    for (_, bytes) in parts {
+        archive.extend_from_slice(bytes);
+    }
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
+
+#[test]
+fn sparse_entries_become_sparse_files() {
+    let stage = Stage::new();
+    let archive = sparse(1 << 24, &[(4096, &[b'x'; 512]), (1 << 24, b"")]);
+    stage.unpack(&archive).0.expect("unpacked");
+    let found = symlink_metadata(stage.dir().join("copy")).expect("a file");
+    assert_eq!(found.len(), 1 << 24);
+    assert!(found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
+    let content = read(stage.dir().join("copy")).expect("a file");
+    assert_eq!(content.iter().filter(|byte| **byte == b'x').count(), 512);
+    assert_eq!(content[4096..4608], [b'x'; 512]);
+    // One that no disk holds ends at once.
+    let (outcome, _) = stage.unpack(&sparse(1 << 62, &[(1 << 62, b"")]));
+    assert!(outcome.is_err());
+    stage.assert_safe();
 }
 
 #[test]
