@@ -49,7 +49,7 @@ impl Turn {
 }
 
 /// Refuses what is not a regular file.
-fn require_regular(path: &Path, found: &Metadata) -> Result<(), Failure> {
+pub(crate) fn require_regular(path: &Path, found: &Metadata) -> Result<(), Failure> {
     if found.is_file() {
         Ok(())
     } else if found.is_dir() {

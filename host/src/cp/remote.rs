@@ -67,7 +67,7 @@ pub enum RemoteError {
         message: String,
     },
     /// The archive ended without the word that it is whole.
-    #[error("the archive broke off, so the copy is not whole: {0}")]
+    #[error("the copy is not whole: {0}")]
     BrokeOff(String),
     /// A request that cannot be put into words.
     #[error("the request cannot be made")]

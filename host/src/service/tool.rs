@@ -48,42 +48,23 @@ pub(super) fn failure(end: &ExecEnd, stderr: &str) -> Option<Failure> {
     }
 }
 
-/// `CODE: message`, the first line of `stderr`.
+/// `CODE: message`, the first line of `stderr`, and how many there are more.
 fn parse(stderr: &str) -> Failure {
-    let line = stderr.lines().next().unwrap_or_default();
+    let mut lines = stderr.lines();
+    let line = lines.next().unwrap_or_default();
     let told = line
         .split_once(": ")
-        .and_then(|(code, message)| Some((code_of(code)?, message)));
+        .and_then(|(name, message)| Some((FailureCode::from_name(name)?, message)));
     let (code, message) = match told {
         Some(told) => told,
         None if line.is_empty() => (FailureCode::Io, "waggle's tool in the guest failed"),
         None => (FailureCode::Io, line),
     };
-    Failure {
-        code,
-        message: message.to_owned(),
-    }
-}
-
-fn code_of(word: &str) -> Option<FailureCode> {
-    Some(match word {
-        "not_found" => FailureCode::NotFound,
-        "is_directory" => FailureCode::IsDirectory,
-        "not_directory" => FailureCode::NotDirectory,
-        "not_regular" => FailureCode::NotRegular,
-        "permission_denied" => FailureCode::PermissionDenied,
-        "invalid_path" => FailureCode::InvalidPath,
-        "no_space" => FailureCode::NoSpace,
-        "spawn_failed" => FailureCode::SpawnFailed,
-        "invalid_request" => FailureCode::InvalidRequest,
-        "unsupported" => FailureCode::Unsupported,
-        "io" => FailureCode::Io,
-        "no_match" => FailureCode::NoMatch,
-        "changed" => FailureCode::Changed,
-        "no_process" => FailureCode::NoProcess,
-        "too_large" => FailureCode::TooLarge,
-        _ => return None,
-    })
+    let message = match lines.count() {
+        0 => message.to_owned(),
+        more => format!("{message} (and {more} more like it)"),
+    };
+    Failure { code, message }
 }
 
 /// As it is, but a tool that is not there is the image's fault, not the caller's.
@@ -124,7 +105,10 @@ mod tests {
         let told = |stderr| failure(&one, stderr).expect("it failed");
         let failure = told("permission_denied: /root: permission denied\nmore");
         assert_eq!(failure.code, FailureCode::PermissionDenied);
-        assert_eq!(failure.message, "/root: permission denied");
+        assert_eq!(
+            failure.message,
+            "/root: permission denied (and 1 more like it)"
+        );
         assert_eq!(told("panicked: at x").code, FailureCode::Io);
         assert_eq!(told("panicked: at x").message, "panicked: at x");
         assert!(!told("").message.is_empty());
