@@ -9,6 +9,7 @@
 
 mod arguments;
 mod catalog;
+mod files;
 pub mod http;
 mod progress;
 mod results;
@@ -34,8 +35,8 @@ use crate::service::{
     Call, CreateRequest, ExecuteRequest, Execution, ReadFrom, Service, ServiceError, Until,
 };
 use arguments::{
-    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, ListFiles,
-    Process, ProcessAction, ReadFile, WriteFile,
+    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, Process,
+    ProcessAction,
 };
 use catalog::Name;
 
@@ -82,7 +83,9 @@ impl Handler {
             Name::InstallPackages => self.install_packages(arguments, call).await,
             Name::WriteFile => self.write_file(arguments).await,
             Name::ReadFile => self.read_file(arguments).await,
+            Name::EditFile => self.edit_file(arguments).await,
             Name::ListFiles => self.list_files(arguments).await,
+            Name::SearchFiles => self.search_files(arguments).await,
         };
         outcome.unwrap_or_else(|error| {
             tracing::info!(tool = name.as_str(), %error, "a call was refused or failed");
@@ -208,55 +211,6 @@ impl Handler {
         let guidance = installed.end.guidance();
         guided(success(&results::Installed::from(installed))?, guidance)
     }
-
-    async fn write_file(&self, arguments: JsonObject) -> Outcome {
-        let WriteFile {
-            environment_id,
-            path,
-            content,
-            encoding,
-        } = parse(arguments)?;
-        let content = crate::service::Content {
-            encoding,
-            text: content,
-        };
-        let written = self
-            .service
-            .write_file(&environment_id, &path, content)
-            .await?;
-        success(&results::Written::new(path, &written))
-    }
-
-    async fn read_file(&self, arguments: JsonObject) -> Outcome {
-        let ReadFile {
-            environment_id,
-            path,
-            encoding,
-            offset,
-            length,
-        } = parse(arguments)?;
-        let read = self
-            .service
-            .read_file(&environment_id, &path, encoding, offset, length)
-            .await?;
-        let read = results::Read::new(path, read);
-        // For people and models the content itself, not JSON around it.
-        let text = read.content.clone();
-        structured(&read, Some(text))
-    }
-
-    async fn list_files(&self, arguments: JsonObject) -> Outcome {
-        let ListFiles {
-            environment_id,
-            path,
-            depth,
-        } = parse(arguments)?;
-        let listing = self
-            .service
-            .list_files(&environment_id, path, depth)
-            .await?;
-        success(&results::Files::from(listing))
-    }
 }
 
 /// Why a call has no result.
@@ -306,13 +260,31 @@ fn structured<R: Serialize>(result: &R, text: Option<String>) -> Outcome {
     let length = json.len();
     let text = text.unwrap_or(json);
     // The text is escaped once more when it is sent.
-    let size = length + serde_json::to_string(&text)?.len();
+    let size = length + json_length(&text);
     if size > RESULT_MAX {
         return Err(CallError::TooLarge { size });
     }
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(value);
     Ok(result)
+}
+
+/// Bytes of `value` as JSON, which is written nowhere.
+fn json_length<T: Serialize + ?Sized>(value: &T) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // The results hold nothing that JSON has not.
+    let _ = serde_json::to_writer(&mut counter, value);
+    counter.0
 }
 
 /// Turns a result into an error that says what to do next, with the result still in it.
