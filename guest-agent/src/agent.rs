@@ -18,17 +18,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
 use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
-use waggle_protocol::boot::{AGENT_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready};
+use waggle_protocol::boot::{AGENT_PATH, AGENT_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready};
 use waggle_protocol::message::{Capabilities, User};
 
 use crate::connection::{Connection, ConnectionError};
 use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
+use crate::sys::DescriptorLimit;
 use crate::{exec, probe, serve, sys};
 
 /// Environment variable through which init tells the agent when PID 1 started: microseconds of the
@@ -39,6 +41,9 @@ pub const INIT_STARTED_VARIABLE: &str = "WAGGLE_INIT_STARTED_US";
 /// nothing of Rust's or the kernel's uses it: a panic is SIGABRT, an error of `main` is 1.
 pub const SHUTDOWN_STATUS: u8 = 86;
 
+/// Name of Waggle's own program.
+const TOOL: &str = "waggle-tool";
+
 /// The host's context id, `VMADDR_CID_HOST`.
 const HOST_CID: u32 = 2;
 /// Any of the guest's own, `VMADDR_CID_ANY`.
@@ -48,18 +53,17 @@ const ANY_CID: u32 = u32::MAX;
 /// one an operation. Further ones are closed at once.
 const CONNECTIONS_MAX: usize = 128;
 /// Most descriptors of one connection: its socket twice, and of a program its pidfd, three pipes and
-/// the kernel's log. (A file operation has fewer, but for the folders counted below.)
-const CONNECTION_DESCRIPTORS: usize = 7;
+/// the kernel's log, and two logs of its output. (A file operation has fewer, but for the folders
+/// counted below.)
+const CONNECTION_DESCRIPTORS: usize = 9;
 /// The agent's own: standard streams, listener, event loop, the report, and what is open for a
-/// moment only, such as the far ends of the pipes while a program starts.
+/// moment only, such as the far ends of the pipes and the way into the control group while a program
+/// starts.
 const OWN_DESCRIPTORS: usize = 32;
-/// The kernel's limit for a process that nobody gave another, `INR_OPEN_CUR`.
-const DESCRIPTORS_MAX: usize = 1024;
-
-const _: () = assert!(
-    CONNECTIONS_MAX * CONNECTION_DESCRIPTORS + OPEN_FOLDERS_MAX + OWN_DESCRIPTORS
-        <= DESCRIPTORS_MAX
-);
+/// What the agent needs of them. The kernel gives a process 1024 (`INR_OPEN_CUR`), and lets it take
+/// 4096.
+const DESCRIPTORS: usize =
+    CONNECTIONS_MAX * CONNECTION_DESCRIPTORS + OPEN_FOLDERS_MAX + OWN_DESCRIPTORS;
 
 /// How long to try to report; the agent serves meanwhile. As long as a host may wait for a machine
 /// that boots on a busy computer.
@@ -104,6 +108,8 @@ pub struct Agent {
     pub path: OsString,
     /// Where program texts go.
     pub temp_dir: PathBuf,
+    /// What its programs share.
+    pub exec: exec::Shared,
     /// Set off when the machine is to end.
     pub machine_ends: Notify,
     /// A place for each folder that a walk holds open.
@@ -111,14 +117,20 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The agent of the image it runs in.
+    /// The agent of the image it runs in. Ends what a crashed one left running, and takes over its logs.
     #[must_use]
     pub fn of_image() -> Self {
+        let temp_dir = PathBuf::from("/tmp");
+        let cgroups = exec::Cgroups::open(exec::HIERARCHY.as_ref());
+        let exec = exec::Shared::new(cgroups, &tool_path());
+        exec::remove_stale_code_files(&temp_dir);
+        exec.logs.adopt(&temp_dir);
         Self {
             sandbox: Identity::sandbox(),
             root: Identity::root(),
             path: probe::image_path(),
-            temp_dir: "/tmp".into(),
+            temp_dir,
+            exec,
             machine_ends: Notify::new(),
             open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
         }
@@ -155,8 +167,12 @@ pub async fn run() -> Result<(), AgentError> {
     if let Err(error) = sys::set_thread_groups(&[]) {
         eprintln!("waggle-guest: cannot drop supplementary groups: {error}");
     }
-    let agent = Arc::new(Agent::of_image());
-    exec::remove_stale_code_files(&agent.temp_dir);
+    let mut agent = Agent::of_image();
+    match raise_descriptor_limit() {
+        Ok(usual) => agent.exec.descriptors = usual,
+        Err(errno) => eprintln!("waggle-guest: cannot have {DESCRIPTORS} descriptors: {errno}"),
+    }
+    let agent = Arc::new(agent);
 
     let listener = VsockListener::bind(VsockAddr::new(ANY_CID, AGENT_PORT));
     let listener = listener.map_err(AgentError::Listen)?;
@@ -172,6 +188,24 @@ pub async fn run() -> Result<(), AgentError> {
         () = agent.machine_ends.notified() => {}
     }
     Ok(())
+}
+
+/// Lets this process have as many descriptors as it needs. Returns the usual limit, for its children,
+/// if that is another one.
+fn raise_descriptor_limit() -> nix::Result<Option<DescriptorLimit>> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let needed = DESCRIPTORS as rlim_t;
+    if soft >= needed {
+        return Ok(None);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))?;
+    Ok(Some(DescriptorLimit { soft, hard }))
+}
+
+/// Waggle's own program, which lies beside the agent.
+fn tool_path() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_else(|_| AGENT_PATH.into());
+    own.with_file_name(TOOL)
 }
 
 /// Accepts for ever.

@@ -16,6 +16,7 @@ use waggle_protocol::message::{Failure, FailureCode, Reply, Request};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
+use crate::exec::LogLimits;
 use crate::failure::failure;
 use crate::{exec, files, probe};
 
@@ -81,14 +82,17 @@ where
             &agent.path,
             &agent.sandbox,
         ))),
-        Request::Exec(exec) => exec::run(connection, agent, exec).await,
+        Request::Exec(exec) => exec::run(connection, agent, exec, None).await,
         Request::WriteFile(write) => files::write(connection, agent, write).await,
         Request::ReadFile(read) => files::read(connection, agent, read).await,
         Request::ListFiles(list) => files::list(connection, agent, list).await,
         Request::Shutdown => Ok(Reply::ShuttingDown),
-        Request::ExecLogged(_)
-        | Request::Signal(_)
-        | Request::AppendFile(_)
+        Request::ExecLogged(request) => {
+            let limits = LogLimits::of(&request);
+            exec::run(connection, agent, request.exec, Some(limits)).await
+        }
+        Request::Signal(request) => Ok(exec::signal(agent, request)?),
+        Request::AppendFile(_)
         | Request::EditFile(_)
         | Request::ReadLines(_)
         | Request::FindFiles(_) => {

@@ -32,6 +32,19 @@ pub struct ChildSetup {
     pub directory: CString,
     /// Whom the child becomes; `None` leaves it as it is.
     pub identity: Option<Identity>,
+    /// The `cgroup.procs` of the control group that it enters.
+    pub cgroup: Option<OwnedFd>,
+    /// How many descriptors it may have; `None` leaves that as it is.
+    pub descriptors: Option<DescriptorLimit>,
+}
+
+/// How many descriptors a process may have, `RLIMIT_NOFILE`.
+#[derive(Debug, Clone, Copy)]
+pub struct DescriptorLimit {
+    /// What it may have.
+    pub soft: libc::rlim_t,
+    /// What it may allow itself.
+    pub hard: libc::rlim_t,
 }
 
 /// Makes `command`'s child leave the agent behind: its own session and process group, its own
@@ -39,11 +52,23 @@ pub struct ChildSetup {
 pub fn set_up_child(command: &mut Command, setup: ChildSetup) {
     let become_child = move || {
         // SAFETY: only async-signal-safe calls on memory that was allocated before the fork and is
-        // kept alive by the closure: `setsid`, `open`, `write`, `close`, the raw identity calls and
-        // `chdir` take scalars or pointers to NUL-terminated strings and initialised slices.
+        // kept alive by the closure: `setsid`, `open`, `write`, `close`, `setrlimit`, the raw identity
+        // calls and `chdir` take scalars, an initialised struct that outlives the call, or pointers to
+        // NUL-terminated strings and initialised slices.
         unsafe {
             check(libc::setsid().into())?;
+            if let Some(cgroup) = &setup.cgroup {
+                // "0" is the writer itself. Whoever cannot enter is killed with its session only.
+                libc::write(cgroup.as_raw_fd(), b"0".as_ptr().cast(), 1);
+            }
             raise_oom_score();
+            if let Some(DescriptorLimit { soft, hard }) = setup.descriptors {
+                let limit = libc::rlimit {
+                    rlim_cur: soft,
+                    rlim_max: hard,
+                };
+                check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into())?;
+            }
             if let Some(identity) = &setup.identity {
                 // Raw, not libc's wrappers: those synchronise threads, of which there are none.
                 check(libc::syscall(
@@ -100,6 +125,14 @@ pub fn set_thread_groups(groups: &[u32]) -> nix::Result<()> {
     // SAFETY: pointer and length come from one slice, which the kernel only reads.
     let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     Errno::result(result).map(drop)
+}
+
+/// Sends signal number `signal` to the process group of `leader`, which must be an unreaped child of
+/// this process. (nix knows no real-time signals.)
+pub fn signal_group(leader: u32, signal: i32) -> nix::Result<()> {
+    let leader = libc::pid_t::try_from(leader).map_err(|_| Errno::ESRCH)?;
+    // SAFETY: `killpg` takes two scalars.
+    Errno::result(unsafe { libc::killpg(leader, signal) }).map(drop)
 }
 
 /// A pidfd of `pid`, which must be an unreaped child of this process: readable once it has exited.

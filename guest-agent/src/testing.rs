@@ -3,7 +3,9 @@
 
 //! What the unit tests share: an agent for a temporary folder, and a host's end of a connection.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -21,6 +23,7 @@ use waggle_protocol::message::{Exec, ExecEnd, Failure, Program, Reply, Request, 
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
+use crate::exec::{self, Cgroups};
 use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
 use crate::probe::DEFAULT_PATH;
@@ -54,6 +57,7 @@ pub(crate) fn agent(folder: &Path) -> Agent {
         root: current_user(folder),
         path: DEFAULT_PATH.into(),
         temp_dir: folder.to_owned(),
+        exec: exec::Shared::new(Cgroups::none(), &folder.join("waggle-tool")),
         machine_ends: Notify::new(),
         open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
     }
@@ -143,6 +147,56 @@ impl Host {
     /// The terminal reply's absence: the agent closed the connection.
     pub(crate) async fn is_closed(&mut self) -> bool {
         !matches!(self.connection.reader.next().await, Some(Ok(_)))
+    }
+}
+
+/// A cgroup2 folder to make groups in, killed and removed when dropped.
+pub(crate) struct Hierarchy(PathBuf);
+
+impl Hierarchy {
+    /// `None` where this user can make no groups.
+    pub(crate) fn find() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut mounts = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>());
+        let found = mounts.find_map(|words| (words[2] == "cgroup2").then(|| words[1].to_owned()));
+        let name = format!("waggle-test-{:016x}", rand::random::<u64>());
+        let folder = found.map(|mount| Path::new(&mount).join(name));
+        match folder.as_ref().map(fs::create_dir) {
+            Some(Ok(())) => folder.map(Self),
+            outcome => {
+                eprintln!("skipped: cannot make control groups: {outcome:?} in {folder:?}");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The groups that an agent has made and not removed.
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.0.join("waggle")).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.is_dir()).collect()
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        for _ in 0..100 {
+            for group in self.groups() {
+                let _ = fs::remove_dir(group);
+            }
+            let _ = fs::remove_dir(self.0.join("waggle"));
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -94,21 +94,29 @@ fn log() -> anyhow::Result<()> {
 async fn run(command: Command) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     match command {
-        Command::Serve { settings, http } => {
+        Command::Serve {
+            settings,
+            http: port,
+        } => {
+            let options = http::Options {
+                access: port.access()?,
+                ..http::Options::default()
+            };
             // Before anything slow: a port in use is the operator's likeliest mistake.
-            let listener = tokio::net::TcpListener::bind(http.listen_addr)
+            let listener = tokio::net::TcpListener::bind(port.listen_addr)
                 .await
                 .with_context(|| {
                     format!(
                         "cannot listen on {}; choose another --listen-addr",
-                        http.listen_addr
+                        port.listen_addr
                     )
                 })?;
             let Some(service) = until(&stop, open(*settings)).await? else {
                 return Ok(());
             };
             let address = listener.local_addr()?;
-            let mut server = http::serve(Handler::new(Arc::clone(&service)), listener);
+            let handler = Handler::new(Arc::clone(&service));
+            let mut server = http::serve(handler, listener, options);
             announce(&format!("waggle listening on http://{address}/mcp"));
             let failure = tokio::select! {
                 () = stop.cancelled() => Ok(()),

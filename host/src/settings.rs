@@ -9,6 +9,7 @@ use waggle_runtime::AcceleratorChoice;
 
 use crate::{
     environment::Runtime,
+    mcp::http::{Access, HostName, Token, TokenError},
     resolve::{Override, Overrides, Purpose},
 };
 
@@ -46,6 +47,10 @@ pub struct Settings {
     /// How long `execute` may run at most
     #[arg(long, env = "WAGGLE_MAX_EXEC_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub max_exec_timeout: Duration,
+
+    /// Most output of one `execute`, in MiB; a program that prints more is killed
+    #[arg(long, env = "WAGGLE_MAX_OUTPUT_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_output_mb: u32,
 
     /// How often idle environments are looked for
     #[arg(long, env = "WAGGLE_REAPER_INTERVAL", default_value = "1m", value_parser = duration)]
@@ -114,7 +119,7 @@ pub struct Settings {
 }
 
 /// Settings that contradict one another, or that need a home folder where there is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The user has no cache folder to default to.
     #[error(
@@ -132,6 +137,17 @@ pub enum SettingsError {
         /// The maximum.
         max: Duration,
     },
+    /// The port would be open to everyone who reaches the machine.
+    #[error(
+        "{address} is not a loopback address; set WAGGLE_AUTH_TOKEN_FILE to a file with a token that clients must send"
+    )]
+    Unprotected {
+        /// Where the server would listen.
+        address: SocketAddr,
+    },
+    /// The token file will not do.
+    #[error("WAGGLE_AUTH_TOKEN_FILE is of no use")]
+    Token(#[from] TokenError),
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -163,6 +179,12 @@ impl Settings {
             return Err(SettingsError::ExecTimeouts { default, max });
         }
         self.data_dir().map(drop)
+    }
+
+    /// Most bytes of output of one program in the foreground.
+    #[must_use]
+    pub fn max_output_bytes(&self) -> u64 {
+        u64::from(self.max_output_mb) * 1024 * 1024
     }
 
     /// Where machines, the kernel and the boot disk live.
@@ -251,27 +273,47 @@ fn default_dir() -> Result<PathBuf, SettingsError> {
     Ok(strategy.cache_dir().join("waggle"))
 }
 
-/// Where `waggle serve` listens, beside the shared settings.
+/// Where `waggle serve` listens and whom it lets in, beside the shared settings.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HttpSettings {
-    /// Address and port to listen on
-    #[arg(long, env = "WAGGLE_LISTEN_ADDR", default_value = "127.0.0.1:8080", value_parser = loopback)]
+    /// Address and port to listen on; beyond loopback only with a token
+    #[arg(long, env = "WAGGLE_LISTEN_ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen_addr: SocketAddr,
+
+    /// File whose first line is the bearer token that clients must send; only its owner may read it
+    #[arg(long, env = "WAGGLE_AUTH_TOKEN_FILE")]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Further names of this server in Host and Origin, separated by commas (like
+    /// waggle.example.com,10.0.0.7:8080)
+    #[arg(long, env = "WAGGLE_ALLOWED_HOSTS", value_delimiter = ',', value_parser = HostName::parse)]
+    pub allowed_hosts: Vec<HostName>,
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not like 127.0.0.1:8080 or [::1]:8080"))?;
-    // There is no authentication yet: whoever reaches the port owns the environments.
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err(format!(
-            "{} is not a loopback address, and the port asks for no password",
-            address.ip()
-        ))
+impl HttpSettings {
+    /// Who may use the port.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] if anybody could, or if the token file will not do.
+    pub fn access(&self) -> Result<Access, SettingsError> {
+        // Whoever uses the port owns the environments.
+        if self.auth_token_file.is_none() && !self.listen_addr.ip().is_loopback() {
+            return Err(SettingsError::Unprotected {
+                address: self.listen_addr,
+            });
+        }
+        let token = self.auth_token_file.as_deref().map(Token::read);
+        Ok(Access {
+            token: token.transpose()?,
+            hosts: self.allowed_hosts.clone(),
+        })
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not like 127.0.0.1:8080 or [::1]:8080"))
 }
 
 #[cfg(test)]
@@ -317,8 +359,8 @@ mod tests {
             ["--boot-timeout", "soon"],
             ["--boot-timeout", "0s"],
             ["--accelerator", "hvf"],
-            ["--listen-addr", "0.0.0.0:80"],
             ["--listen-addr", "localhost"],
+            ["--allowed-hosts", "http://x"],
         ] {
             let Err(error) = parse(&arguments) else {
                 panic!("accepted {arguments:?}")
@@ -336,5 +378,30 @@ mod tests {
             .expect_err("above the maximum")
             .to_string();
         assert!(error.contains("10m") && error.contains("5m"), "{error}");
+    }
+
+    #[test]
+    fn only_a_token_opens_the_port_to_others() {
+        let access = |arguments: &[&str]| parse(arguments).expect("flags").http.access();
+        assert!(access(&[]).expect("loopback").token.is_none());
+        let error = access(&["--listen-addr", "0.0.0.0:80"]).expect_err("no token");
+        let text = error.to_string();
+        assert!(
+            text.contains("0.0.0.0:80") && text.contains("WAGGLE_AUTH_TOKEN_FILE"),
+            "{text}"
+        );
+
+        let file = tempfile::NamedTempFile::new().expect("a file, of mode 0600");
+        let path = file.path().to_str().expect("UTF-8");
+        let open = ["--listen-addr", "0.0.0.0:80", "--auth-token-file", path];
+        assert!(access(&open).is_err(), "an empty file is no token");
+        std::fs::write(path, "x".repeat(32)).expect("written");
+        assert!(access(&open).expect("a token").token.is_some());
+    }
+
+    #[test]
+    fn names_are_separated_by_commas() {
+        let line = parse(&["--allowed-hosts", "a.example,b.example:1"]).expect("two names");
+        assert_eq!(line.http.allowed_hosts.len(), 2);
     }
 }

@@ -13,11 +13,12 @@ use proptest::prelude::{any, prop};
 use serde_bytes::ByteBuf;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    sync::mpsc,
     time::timeout,
 };
 use waggle::session::{
-    LinkError,
-    capture::Capture,
+    LinkError, Run,
+    capture::Captured,
     connection::{Connection, Reusable},
 };
 use waggle_protocol::{
@@ -53,8 +54,8 @@ async fn opened(script: BytesMut) -> (Connection<DuplexStream>, tokio::task::Joi
     (connection, guest)
 }
 
-fn exec() -> Exec {
-    Exec {
+fn run() -> Run {
+    let exec = Exec {
         program: Program::Command(vec![ByteBuf::from(&b"true"[..])]),
         env: Vec::new(),
         directory: None,
@@ -62,6 +63,11 @@ fn exec() -> Exec {
         deadline_ms: None,
         output_limit: None,
         stdin: false,
+    };
+    Run {
+        exec,
+        log: None,
+        stdin: None,
     }
 }
 
@@ -106,8 +112,9 @@ async fn a_frame_that_announces_gigabytes_is_refused_at_its_header() {
     script.extend_from_slice(&[Kind::Stdout as u8]);
     let (mut connection, _guest) = opened(script).await;
     let error = connection
-        .exec(exec(), &mut Capture::new(100), &mut Capture::new(100))
+        .run(run(), &mut Captured::new(100))
         .await
+        .0
         .expect_err("too long");
     assert!(
         matches!(error, LinkError::Frame(FrameError::TooLong { .. })),
@@ -146,13 +153,13 @@ async fn endless_output_is_kept_within_its_bounds() {
         guest
     });
     let mut connection = Connection::open(host).await.expect("a proper hello");
-    let (mut stdout, mut stderr) = (Capture::new(1000), Capture::new(1000));
-    connection
-        .exec(exec(), &mut stdout, &mut stderr)
-        .await
-        .expect("it ends");
-    assert_eq!(stdout.left_out(), 2000 * 60_000 - 1000);
-    assert!(stdout.into_text().len() < 1100);
+    let mut captured = Captured::new(1000);
+    let (outcome, reusable) = connection.run(run(), &mut captured).await;
+    outcome.expect("it ends");
+    assert_eq!(reusable, Reusable::Yes);
+    let stdout = captured.stdout.text(1000, "");
+    assert_eq!(stdout.left_out, 2000 * 60_000 - 1000);
+    assert!(stdout.text.len() < 1100);
     drop(flood.await.expect("no panic"));
 }
 
@@ -210,6 +217,38 @@ async fn a_file_and_a_list_stop_at_what_was_asked_for() {
 }
 
 #[tokio::test]
+async fn a_program_that_ends_without_reading_its_input_does_not_block_the_host() {
+    let (host, mut guest) = tokio::io::duplex(PIPE);
+    let mut bytes = hello();
+    let totals = StreamTotals::default();
+    let end = ExecEnd {
+        status: ExitStatus::Code(0),
+        reason: EndReason::Exited,
+        wall_us: 1,
+        user_us: 1,
+        system_us: 0,
+        stdout: totals,
+        stderr: totals,
+    };
+    codec::put(&Reply::Ended(end), &mut bytes);
+    guest.write_all(&bytes).await.expect("room");
+    let mut connection = Connection::open(host).await.expect("a proper hello");
+    let (input, stdin) = mpsc::channel(1);
+    input.try_send(vec![0; 1 << 20].into()).expect("room");
+    let run = Run {
+        stdin: Some(stdin),
+        ..run()
+    };
+    let mut captured = Captured::new(10);
+    let work = connection.run(run, &mut captured);
+    let (outcome, reusable) = timeout(Duration::from_secs(60), work)
+        .await
+        .expect("the host does not wait for ever");
+    outcome.expect("it ended");
+    assert_eq!(reusable, Reusable::No, "its input may be half sent");
+}
+
+#[tokio::test]
 async fn replies_of_another_operation_are_refused() {
     for reply in [
         Reply::Pong,
@@ -218,8 +257,9 @@ async fn replies_of_another_operation_are_refused() {
     ] {
         let (mut connection, _guest) = opened(frames(|bytes| codec::put(&reply, bytes))).await;
         let error = connection
-            .exec(exec(), &mut Capture::new(10), &mut Capture::new(10))
+            .run(run(), &mut Captured::new(10))
             .await
+            .0
             .expect_err("out of turn");
         assert!(
             matches!(error, LinkError::Unexpected(_)),
@@ -266,10 +306,11 @@ async fn an_end_in_the_middle_is_an_error() {
     guest.write_all(&bytes).await.expect("room");
     let mut connection = Connection::open(host).await.expect("a proper hello");
     drop(guest);
-    let mut stdout = Capture::new(100);
+    let mut captured = Captured::new(100);
     let error = connection
-        .exec(exec(), &mut stdout, &mut Capture::new(100))
+        .run(run(), &mut captured)
         .await
+        .0
         .expect_err("cut off");
     // Writing to a peer that is gone, or reading from it: either says so.
     assert!(
@@ -305,11 +346,7 @@ proptest::proptest! {
                 });
                 let work = async {
                     match operation {
-                        0 => drop(
-                            connection
-                                .exec(exec(), &mut Capture::new(64), &mut Capture::new(64))
-                                .await,
-                        ),
+                        0 => drop(connection.run(run(), &mut Captured::new(64)).await),
                         1 => drop(connection.read_file(read(), 1000).await),
                         _ => drop(connection.ping().await),
                     }

@@ -36,8 +36,20 @@ pub const EDIT_FILE_MAX: u64 = 8 * 1024 * 1024;
 /// Longest line that a search tells, in bytes: a record of it fits into any reply.
 pub const SEARCH_LINE_MAX: u32 = 2048;
 
+/// Longest pattern, of a search or of names, in bytes: far more than anyone writes, and a
+/// [`Tool`](crate::message::Tool) of it still fits into one argument of a program.
+pub const PATTERN_MAX: usize = 16 * 1024;
+
+/// Largest [`Tool`](crate::message::Tool), encoded, in bytes: its program takes it as one argument in
+/// hexadecimal, and Linux takes 128 KiB for one (`MAX_ARG_STRLEN`, which counts the final NUL).
+pub const TOOL_BYTES_MAX: usize = 48 * 1024;
+
 /// Longest guest path, in bytes: Linux's `PATH_MAX`, which counts the final NUL.
 pub const PATH_MAX: usize = 4095;
+
+/// Longest path of a file that keeps a program's output, in bytes: the agent chooses them, and two fit
+/// into any reply.
+pub const LOG_PATH_MAX: usize = 1024;
 
 /// Longest error text that the guest sends, in bytes. A text is for a person; a longer one is cut.
 pub const FAILURE_TEXT_MAX: usize = 1024;
@@ -50,6 +62,9 @@ pub const ENTRIES_BATCH_BYTES: usize = REPLY_PAYLOAD_MAX / 2;
 const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(EDIT_TEXT_MAX * 2 + 2 * PATH_MAX <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(SEARCH_LINE_MAX as usize * 2 <= PAYLOAD_MAX_MIN);
+const _: () = assert!(2 * PATTERN_MAX + PATH_MAX + 64 <= TOOL_BYTES_MAX);
+const _: () = assert!(2 * TOOL_BYTES_MAX < 128 * 1024);
+const _: () = assert!(2 * LOG_PATH_MAX + 64 <= PAYLOAD_MAX_MIN);
 const _: () = assert!(DATA_PAYLOAD_MAX <= REPLY_PAYLOAD_MAX);
 const _: () = assert!(ENTRIES_BATCH_BYTES + 2 * PATH_MAX < REPLY_PAYLOAD_MAX);
 const _: () = assert!(FAILURE_TEXT_MAX < REPLY_PAYLOAD_MAX);

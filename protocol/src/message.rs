@@ -4,7 +4,8 @@
 //! The operations: what the host may ask of the agent, and what the agent answers.
 //!
 //! What is version 1's is frozen. What came later stands at the end of its enum, says so, and is sent
-//! only where the handshake agreed on that version.
+//! only where the handshake agreed on that version: the replies and failure codes of version 2 answer
+//! no request of version 1.
 //!
 //! Guest paths, program arguments and environment variables are bytes, as they are in Linux.
 
@@ -103,7 +104,8 @@ pub enum Tool {
 pub struct Search {
     /// Absolute path of a file or folder.
     pub path: ByteBuf,
-    /// Regular expression in the syntax of the crate `regex`, matched line by line.
+    /// Regular expression in the syntax of the crate `regex`, matched line by line; at most
+    /// [`PATTERN_MAX`](crate::limits::PATTERN_MAX) bytes.
     pub pattern: String,
     /// Take `pattern` as plain text.
     pub literal: bool,
@@ -117,7 +119,8 @@ pub struct Search {
     pub context: u32,
     /// Most matching lines to tell.
     pub limit: u32,
-    /// Most bytes of a line to tell; the rest is cut.
+    /// Most bytes of a line to tell; the rest is cut. Above
+    /// [`SEARCH_LINE_MAX`](crate::limits::SEARCH_LINE_MAX) it stands for that.
     pub line_max: u32,
 }
 
@@ -237,7 +240,8 @@ pub struct FindFiles {
     /// Where, how deep, how many.
     pub list: ListFiles,
     /// `*`, `?`, `[a-z]`, `{a,b}`, and `**` for any number of folders. Without a slash it is matched
-    /// against the last part of a path, else against the path relative to the folder.
+    /// against the last part of a path, else against the path relative to the folder. At most
+    /// [`PATTERN_MAX`](crate::limits::PATTERN_MAX) bytes.
     pub glob: String,
 }
 
@@ -432,7 +436,7 @@ pub struct Logs {
 /// Version 2. One stream's file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// Absolute path.
+    /// Absolute path of at most [`LOG_PATH_MAX`](crate::limits::LOG_PATH_MAX) bytes.
     pub path: ByteBuf,
     /// Bytes in it: the stream's first ones.
     pub bytes: u64,

@@ -17,7 +17,7 @@ use waggle_protocol::{
     frame::{Frame, Kind},
     handshake::Hello,
     limits::{REPLY_PAYLOAD_MAX, REQUEST_PAYLOAD_MAX},
-    message::{Reply, Request},
+    message::{Reply, Request, SearchRecord, Tool},
 };
 
 /// What the host may have to allocate for one reply, in multiples of `REPLY_PAYLOAD_MAX`. A list is
@@ -77,13 +77,15 @@ fn hostile(limit: usize) -> Vec<Vec<u8>> {
         &[0xff, 0xff, 0x3f],
     ];
     let mut payloads = Vec::new();
-    // Every variant of every message starts with one byte; a program's variant is a second one.
-    for start in 0..16_u8 {
-        for second in [None, Some(0), Some(1)] {
+    // Every variant of every message starts with one byte; a program's variant is a second one, that
+    // of a tool a third. An optional field is such a byte, too.
+    let variants: [&[u8]; 7] = [&[], &[0], &[1], &[2], &[2, 0], &[2, 1], &[2, 2]];
+    for start in 0..20_u8 {
+        for variant in variants {
             for claim in claims {
                 for fill in [None, Some(0), Some(1)] {
                     let mut payload = vec![start];
-                    payload.extend(second);
+                    payload.extend(variant);
                     payload.extend(claim);
                     if let Some(byte) = fill {
                         payload.resize(limit, byte);
@@ -100,7 +102,11 @@ fn hostile(limit: usize) -> Vec<Vec<u8>> {
 fn hostile_payloads_allocate_no_more_than_stated() {
     let mut worst_reply = 0;
     for payload in hostile(REPLY_PAYLOAD_MAX) {
-        for peak in [peak_of::<Reply>(&payload), peak_of::<Ready>(&payload)] {
+        for peak in [
+            peak_of::<Reply>(&payload),
+            peak_of::<Ready>(&payload),
+            peak_of::<SearchRecord>(&payload),
+        ] {
             worst_reply = worst_reply.max(peak);
             assert!(
                 peak <= REPLY_MULTIPLE * REPLY_PAYLOAD_MAX,
@@ -114,6 +120,7 @@ fn hostile_payloads_allocate_no_more_than_stated() {
     for payload in hostile(REQUEST_PAYLOAD_MAX) {
         for peak in [
             peak_of::<Request>(&payload),
+            peak_of::<Tool>(&payload),
             peak_of::<BootConfig>(&payload),
         ] {
             worst_request = worst_request.max(peak);

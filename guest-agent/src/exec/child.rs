@@ -1,35 +1,33 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! A running program: its end, its session, its reaping.
+//! A running program: its end and its reaping.
 //!
-//! Owns: the child and its pidfd. Does not own: why it is killed.
+//! Owns: the child and its pidfd. Does not own: who else belongs to the program (`members`), nor why
+//! it is killed.
 //!
 //! Invariants: the session is killed *before* its leader is reaped, while the leader's number cannot
-//! belong to anyone else. A dropped child is killed, and reaped in the background.
+//! belong to anyone else. A dropped child is killed with all it started, and reaped in the background.
 
-use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, alarm, getsid};
+use nix::unistd::alarm;
 use tokio::io::unix::AsyncFd;
 use waggle_protocol::message::ExitStatus;
 
+use super::cgroup::Cgroup;
+use super::members::{Entered, Programs};
 use crate::sys::{self, CpuTime};
 
 /// Longest record that a read of `/dev/kmsg` returns, the kernel's `PRINTK_MESSAGE_MAX`.
 const KMSG_RECORD_MAX: usize = 2048;
-
-/// Most looks at the process table for one session. Two do, unless its members fork while they are
-/// looked for; and a process that was found forks no more.
-const SCANS_MAX: usize = 100;
 
 /// Seconds that a spawn may take. It waits for the child's exec, and between the change of user and
 /// the exec other programs of that user may stop the child: the agent, which has one thread, would
@@ -43,7 +41,8 @@ const SHELL_TELLS_KILLED: i32 = 128 + nix::libc::SIGKILL;
 #[derive(Debug)]
 pub(super) struct Child {
     pid: u32,
-    reaped: bool,
+    /// `None` once it is reaped.
+    members: Option<Entered>,
     /// Readable once the program has exited.
     watch: Option<AsyncFd<OwnedFd>>,
     started_at: Instant,
@@ -64,12 +63,16 @@ pub(super) struct End {
 }
 
 impl Child {
-    /// Spawns `command`, which must make its child a session leader.
+    /// Spawns `command`, which must make its child a session leader and a member of `group`.
     ///
     /// # Errors
     ///
     /// What std's `spawn` says. No process is left behind.
-    pub(super) fn spawn(command: &mut process::Command) -> io::Result<(Self, Pipes)> {
+    pub(super) fn spawn(
+        command: &mut process::Command,
+        programs: &Arc<Programs>,
+        group: Option<Cgroup>,
+    ) -> io::Result<(Self, Pipes)> {
         let kernel_log = KernelLog::from_now_on();
         let started_at = Instant::now();
         alarm::set(SPAWN_SECONDS);
@@ -83,7 +86,7 @@ impl Child {
         };
         let mut child = Self {
             pid: process.id(),
-            reaped: false,
+            members: Some(programs.enter(process.id(), group)),
             watch: None,
             started_at,
             kernel_log,
@@ -117,25 +120,23 @@ impl Child {
         }
     }
 
-    /// Kills everyone in its session, itself included.
-    pub(super) fn kill_session(&self) {
-        if !self.reaped {
-            kill_session(self.pid);
+    /// Kills it and everyone it started.
+    pub(super) fn kill_all(&self) {
+        if let Some(members) = &self.members {
+            members.kill_all();
         }
     }
 
     /// After [`Child::exited`]: kills what is left of its session and takes its exit status.
-    /// `killed` says whether it was killed before, by [`Child::kill_session`].
     ///
     /// # Errors
     ///
     /// If it was reaped already.
-    pub(super) fn reap(&mut self, killed: bool) -> io::Result<End> {
-        if self.reaped {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        self.kill_session();
-        self.reaped = true;
+    pub(super) fn reap(&mut self) -> io::Result<End> {
+        let members = self.members.take().ok_or(io::ErrorKind::NotFound)?;
+        members.kill_session();
+        let killed = members.are_killed();
+        drop(members);
         let reaped = sys::reap_child(self.pid)?;
         let wall = self.started_at.elapsed();
         let status = match (reaped.status.code(), reaped.status.signal()) {
@@ -158,10 +159,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.reaped {
+        let Some(members) = self.members.take() else {
             return;
-        }
-        self.kill_session();
+        };
+        members.kill_all();
+        drop(members);
         let pid = self.pid;
         let Some(watch) = self.watch.take() else {
             // It was started a moment ago and is dying: not worth more than this short wait.
@@ -177,37 +179,6 @@ impl Drop for Child {
             });
         }
     }
-}
-
-/// Kills the session of `leader`, an unreaped child: its own process group, then those that it or a
-/// shell's job control made. The kernel knows no signal to a session, so the process table is
-/// searched until nobody new is found. Who was found forks no more: the kernel lets no fork complete
-/// while a SIGKILL is pending.
-fn kill_session(leader: u32) {
-    let Ok(leader) = i32::try_from(leader).map(Pid::from_raw) else {
-        return;
-    };
-    // It fails only if there is no such group any more.
-    let _ = killpg(leader, Signal::SIGKILL);
-    let mut found = HashSet::new();
-    for _ in 0..SCANS_MAX {
-        let mut news = false;
-        for pid in processes() {
-            if pid != leader && getsid(Some(pid)) == Ok(leader) && found.insert(pid) {
-                news = true;
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-        }
-        if !news {
-            return;
-        }
-    }
-}
-
-/// Every process there is.
-fn processes() -> impl Iterator<Item = Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw))
 }
 
 /// The agent's ends of a program's standard streams.

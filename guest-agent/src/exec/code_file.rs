@@ -14,7 +14,8 @@ use nix::sys::stat::Mode;
 
 use crate::identity::Identity;
 
-const PREFIX: &str = "waggle_";
+/// What the names of all the agent's files in the temporary folder begin with.
+pub(super) const PREFIX: &str = "waggle_";
 const ID_DIGITS: usize = 16;
 /// Longest extension, as the protocol has it.
 const EXTENSION_MAX: usize = 8;
@@ -26,18 +27,19 @@ pub(super) struct CodeFile {
 }
 
 impl CodeFile {
-    /// Writes `code` to a new file of `owner`'s in `folder`, readable by no one else.
+    /// Writes `code` to a new file of `owner`'s in `folder`, readable by no one else. `id` is new and
+    /// nobody can guess it.
     ///
     /// # Errors
     ///
     /// What the kernel says; nothing is left behind.
     pub(super) fn create(
         folder: &Path,
+        id: u64,
         extension: &str,
         code: &[u8],
         owner: &Identity,
     ) -> io::Result<Self> {
-        let id: u64 = rand::random();
         let path = folder.join(format!("{PREFIX}{id:016x}.{extension}"));
         owner.act(|| {
             let flags = OFlag::O_WRONLY
@@ -88,13 +90,14 @@ pub fn remove_stale(folder: &Path) {
 }
 
 fn is_code_file(name: &str) -> bool {
-    name.strip_prefix(PREFIX)
-        .and_then(|rest| rest.split_once('.'))
-        .is_some_and(|(id, extension)| {
-            id.len() == ID_DIGITS
-                && id.bytes().all(|b| b.is_ascii_hexdigit())
-                && is_extension(extension)
-        })
+    id_in_name(name).is_some_and(|(_, extension)| is_extension(extension))
+}
+
+/// The id in the name of one of the agent's files, and what follows its dot.
+#[must_use]
+pub(super) fn id_in_name(name: &str) -> Option<(&str, &str)> {
+    let parts = name.strip_prefix(PREFIX)?.split_once('.');
+    parts.filter(|(id, _)| id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -108,7 +111,7 @@ mod tests {
     fn it_is_private_and_goes_when_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let user = current_user(folder.path());
-        let file = CodeFile::create(folder.path(), "py", b"print(1)", &user).unwrap();
+        let file = CodeFile::create(folder.path(), 7, "py", b"print(1)", &user).unwrap();
         let mode = fs::metadata(file.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(is_code_file(
@@ -121,12 +124,17 @@ mod tests {
     #[test]
     fn only_code_files_are_stale() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["waggle_0123456789abcdef.py", "waggle_notes.txt", "x.py"] {
+        let others = [
+            "waggle_0123456789abcdef.stdout.log",
+            "waggle_notes.txt",
+            "x.py",
+        ];
+        for name in others.into_iter().chain(["waggle_0123456789abcdef.py"]) {
             fs::write(folder.path().join(name), "").unwrap();
         }
         remove_stale(folder.path());
         let left = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(left, 2);
+        assert_eq!(left, others.len());
     }
 
     #[test]

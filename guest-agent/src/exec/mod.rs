@@ -4,26 +4,34 @@
 //! The exec operation: run a program, stream its output, say how it ended.
 //!
 //! Owns: the loop that watches the program, the host and the clock at once. Its parts are in
-//! [`request`] (check and start), [`child`] (kill and reap), [`output`] and [`input`] (the pipes),
+//! [`request`] (check and start), [`child`] (reap), [`members`] (kill and signal), [`cgroup`] (the
+//! group that nobody can leave), [`output`] and [`input`] (the pipes), [`log`] (long output, kept),
 //! [`code_file`] (the temporary program text).
 //!
 //! Invariants: the deadline holds whether or not the host reads; when the operation is over, by any
 //! way out including a dropped future, everyone in the program's session is dead, the program is (or will
-//! be) reaped, and its text is removed.
+//! be) reaped, and its text is removed. When the program was killed, for its deadline, for its output,
+//! by the host or with the connection, then so is everyone whom it has started, daemons included
+//! (where the kernel has cgroups; root's programs could leave theirs).
 //!
-//! A process that left the session (`setsid`) outlives the program: that is how a service is
-//! started. If it still holds the program's stdout or stderr, it is not waited for: what is in the
+//! A process that left the session (`setsid`) outlives a program that ends by itself: that is how a
+//! service is started. If it still holds the program's stdout or stderr, it is not waited for: what is in the
 //! pipes is sent, and after [`DRAIN_TIME`] without the host being the cause the stream counts as cut.
 
+mod cgroup;
 mod child;
 mod code_file;
 mod input;
+mod log;
+mod members;
 mod output;
 mod request;
 #[cfg(test)]
 mod tests;
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -31,13 +39,18 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use waggle_protocol::frame::{Frame, Kind};
 use waggle_protocol::message::{EndReason, Exec, ExecEnd, ExitStatus, Reply};
 
+pub use self::cgroup::{Cgroups, HIERARCHY};
 use self::child::Child;
 pub use self::code_file::remove_stale as remove_stale_code_files;
 use self::input::Input;
+use self::log::StreamLogs;
+pub use self::log::{LogLimits, LogStore};
+pub use self::members::{Programs, signal};
 use self::output::{Output, Read};
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, OutFrame};
 use crate::serve::OperationError;
+use crate::sys::DescriptorLimit;
 
 /// How long, the time of sending to the host not counted, the pipes are read after the program's
 /// end. What its group wrote is there already; this is for members of the group that are still
@@ -47,7 +60,37 @@ const DRAIN_TIME: Duration = Duration::from_millis(200);
 /// How often to ask whether the host is still there while its stdin frames must be left unread.
 const PEER_CHECK: Duration = Duration::from_millis(250);
 
-/// Runs `request` to its end and returns the terminal reply.
+/// What the programs of one agent share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Their control groups.
+    pub cgroups: Arc<Cgroups>,
+    /// Those that run.
+    pub programs: Arc<Programs>,
+    /// What is kept of their output.
+    pub logs: Arc<LogStore>,
+    /// Waggle's own program.
+    pub tool: PathBuf,
+    /// How many descriptors a program may have, if not as many as the agent.
+    pub descriptors: Option<DescriptorLimit>,
+}
+
+impl Shared {
+    /// Without any programs yet; `tool` is where Waggle's own lies.
+    #[must_use]
+    pub fn new(cgroups: Arc<Cgroups>, tool: &Path) -> Self {
+        Self {
+            cgroups,
+            programs: Arc::default(),
+            logs: LogStore::new(),
+            tool: tool.to_owned(),
+            descriptors: None,
+        }
+    }
+}
+
+/// Runs `request` to its end and returns the terminal reply. With `log`, long output is also written
+/// to files.
 ///
 /// Dropping the future kills the program.
 ///
@@ -59,6 +102,7 @@ pub async fn run<T>(
     connection: &mut Connection<T>,
     agent: &Agent,
     request: Exec,
+    log: Option<LogLimits>,
 ) -> Result<Reply, OperationError>
 where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
@@ -68,7 +112,13 @@ where
     }
     let deadline = request.deadline_ms.map(Duration::from_millis);
     let limit = request.output_limit;
-    let started = request::start(agent, request)?;
+    let id: u64 = rand::random();
+    let owner = agent.identity(request.user);
+    let logs = log.map(|limits| {
+        let (store, folder) = (&agent.exec.logs, &agent.temp_dir);
+        StreamLogs::new(store, limits, folder, id, owner)
+    });
+    let started = request::start(agent, id, request)?;
     let mut frame = connection.out_frame();
     frame.put_reply(&Reply::Started {
         pid: started.child.pid(),
@@ -79,6 +129,7 @@ where
         output: Output::new(started.stdout, started.stderr, limit),
         input: Input::new(started.stdin),
         child: started.child,
+        logs,
         frame,
         killed: None,
         end: None,
@@ -86,6 +137,9 @@ where
     };
     let ended = watch.watch(connection).await?;
     drop(started.code_file);
+    if let Some(logs) = watch.logs.take() {
+        connection.send_reply(&Reply::Logs(logs.finish())).await?;
+    }
     Ok(Reply::Ended(ended))
 }
 
@@ -94,6 +148,7 @@ struct Watch {
     child: Child,
     output: Output,
     input: Input,
+    logs: Option<StreamLogs>,
     /// What is on its way to the host. Nothing is read from the program before this is sent.
     frame: OutFrame,
     deadline: Option<Instant>,
@@ -191,7 +246,7 @@ impl Watch {
             Event::PeerCheck | Event::Input => {}
             Event::Exited(exited) => {
                 exited?;
-                self.end = Some(self.child.reap(self.killed.is_some())?);
+                self.end = Some(self.child.reap()?);
                 self.output.program_ended();
             }
             Event::Deadline => self.kill(EndReason::Deadline),
@@ -201,6 +256,10 @@ impl Watch {
             },
             Event::Output(Read { kind, keep, over }) => {
                 if keep > 0 {
+                    let bytes = self.frame.room().get(..keep).unwrap_or_default();
+                    if let Some(logs) = &mut self.logs {
+                        logs.take(kind, bytes);
+                    }
                     self.frame.finish(kind, keep);
                 }
                 if over {
@@ -215,7 +274,7 @@ impl Watch {
     fn kill(&mut self, reason: EndReason) {
         if self.end.is_none() && self.killed.is_none() {
             self.killed = Some(reason);
-            self.child.kill_session();
+            self.child.kill_all();
         }
     }
 

@@ -20,8 +20,9 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use serde_bytes::ByteBuf;
+use waggle_protocol::codec;
 use waggle_protocol::limits::CODE_MAX;
-use waggle_protocol::message::{EnvVar, Exec, Failure, FailureCode, Program};
+use waggle_protocol::message::{EnvVar, Exec, Failure, FailureCode, Program, Tool};
 
 use super::child::Child;
 use super::code_file::{CodeFile, is_extension};
@@ -31,6 +32,10 @@ use crate::guest_path::{GuestPath, shown_path};
 use crate::identity::Identity;
 use crate::probe::find_program;
 use crate::sys::{self, ChildSetup};
+
+/// Most bytes that say what Waggle's own program is to do. As digits they are an argument, which the
+/// kernel takes up to 128 KiB of (`MAX_ARG_STRLEN`).
+const TOOL_MAX: usize = 60 * 1024;
 
 /// A program that runs.
 #[derive(Debug)]
@@ -43,16 +48,16 @@ pub(super) struct Started {
     pub(super) code_file: Option<CodeFile>,
 }
 
-/// Starts what `request` asks for.
+/// Starts what `request` asks for. `id` is new and nobody can guess it.
 ///
 /// # Errors
 ///
 /// A [`Failure`] that names the program or the value at fault. Nothing is left behind.
-pub(super) fn start(agent: &Agent, request: Exec) -> Result<Started, Failure> {
+pub(super) fn start(agent: &Agent, id: u64, request: Exec) -> Result<Started, Failure> {
     let identity = agent.identity(request.user);
     let env = checked_env(&request.env)?;
     let directory = working_directory(request.directory, identity)?;
-    let (mut words, code_file) = arguments(agent, request.program, identity)?;
+    let (mut words, code_file) = arguments(agent, id, request.program, identity)?;
     let word = words.remove(0);
     let path = env
         .iter()
@@ -76,14 +81,17 @@ pub(super) fn start(agent: &Agent, request: Exec) -> Result<Started, Failure> {
             "working directory holds a NUL byte",
         )
     })?;
+    let (group, entrance) = agent.exec.cgroups.create(id).unzip();
     let setup = ChildSetup {
         directory,
         identity: (!identity.is_current()).then(|| identity.clone()),
+        cgroup: entrance,
+        descriptors: agent.exec.descriptors,
     };
     sys::set_up_child(&mut command, setup);
 
-    let (child, pipes) =
-        Child::spawn(&mut command).map_err(|error| not_spawned(&program, identity, &error))?;
+    let (child, pipes) = Child::spawn(&mut command, &agent.exec.programs, group)
+        .map_err(|error| not_spawned(&program, identity, &error))?;
     Ok(Started {
         child,
         stdin: pipes.stdin,
@@ -96,6 +104,7 @@ pub(super) fn start(agent: &Agent, request: Exec) -> Result<Started, Failure> {
 /// The argument vector, never empty, and the program's text if it came with the request.
 fn arguments(
     agent: &Agent,
+    id: u64,
     program: Program,
     identity: &Identity,
 ) -> Result<(Vec<OsString>, Option<CodeFile>), Failure> {
@@ -115,13 +124,33 @@ fn arguments(
                 let length = code.len();
                 return invalid(&format!("code length {length} exceeds limit {CODE_MAX}"));
             }
-            let file = CodeFile::create(&agent.temp_dir, &extension, &code, identity)
+            let file = CodeFile::create(&agent.temp_dir, id, &extension, &code, identity)
                 .map_err(|error| refused(&agent.temp_dir, &error))?;
             words.push(file.path().into());
             Ok((words, Some(file)))
         }
-        Program::Tool(_) => invalid("not known to this agent"),
+        Program::Tool(tool) => Ok((tool_words(&agent.exec.tool, &tool)?, None)),
     }
+}
+
+/// The argument vector of Waggle's own program, which takes what to do in hexadecimal digits.
+fn tool_words(program: &Path, tool: &Tool) -> Result<Vec<OsString>, Failure> {
+    if !program.is_file() {
+        let text = format!(
+            "this environment has no {}: its image is older than this waggle; build the image again",
+            shown_path(program)
+        );
+        return Err(failure(FailureCode::Unsupported, &text));
+    }
+    let encoded = codec::to_payload(tool);
+    if encoded.len() > TOOL_MAX {
+        let length = encoded.len();
+        return invalid(&format!(
+            "length {length} of what to do exceeds limit {TOOL_MAX}"
+        ));
+    }
+    let digits: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(vec![program.into(), digits.into()])
 }
 
 fn checked_words(words: Vec<ByteBuf>) -> Result<Vec<OsString>, Failure> {
@@ -154,7 +183,7 @@ fn checked_env(env: &[EnvVar]) -> Result<Vec<(&OsStr, &OsStr)>, Failure> {
 }
 
 /// What every program gets, before the request's own variables.
-fn base_env<'a>(agent: &'a Agent, identity: &'a Identity) -> [(&'static str, &'a OsStr); 7] {
+fn base_env<'a>(agent: &'a Agent, identity: &'a Identity) -> [(&'static str, &'a OsStr); 8] {
     [
         ("PATH", &agent.path),
         ("HOME", identity.home.as_os_str()),
@@ -162,6 +191,8 @@ fn base_env<'a>(agent: &'a Agent, identity: &'a Identity) -> [(&'static str, &'a
         ("LOGNAME", OsStr::new(&identity.name)),
         ("SHELL", identity.shell.as_os_str()),
         ("LANG", OsStr::new("C.UTF-8")),
+        // Machines have no place; an image's own opinion is not asked.
+        ("TZ", OsStr::new("UTC")),
         // A program that is killed at its deadline should have shown what it printed till then.
         ("PYTHONUNBUFFERED", OsStr::new("1")),
     ]

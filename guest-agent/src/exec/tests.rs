@@ -3,6 +3,9 @@
 
 //! The exec operation over a real socket pair, with real programs.
 
+mod kept;
+mod reach;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +19,7 @@ use waggle_protocol::message::{
     EndReason, EnvVar, Exec, ExitStatus, FailureCode, Program, Reply, Request,
 };
 
+use crate::sys::DescriptorLimit;
 use crate::testing::{Host, agent, bytes_of, command, script};
 
 async fn run(exec: Exec) -> crate::testing::Answer {
@@ -131,10 +135,11 @@ async fn the_environment_is_clean() {
         "PATH",
         "PYTHONUNBUFFERED",
         "SHELL",
+        "TZ",
         "USER",
     ];
     assert_eq!(names, expected);
-    assert!(text.contains("LANG=C\n"));
+    assert!(text.contains("LANG=C\n") && text.contains("TZ=UTC\n"));
 }
 
 #[tokio::test]
@@ -577,4 +582,18 @@ async fn a_directory_that_the_user_may_not_enter_is_named() {
     // Nobody asked for home: `/` will do.
     let answer = host.ask(Request::Exec(command(&["pwd"]))).await;
     assert_eq!(answer.stdout, b"/\n");
+}
+
+#[tokio::test]
+async fn programs_have_the_usual_number_of_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent(folder.path());
+    agent.exec.descriptors = Some(DescriptorLimit {
+        soft: 321,
+        hard: 654,
+    });
+    let mut host = Host::connect_to(agent, folder).await;
+    let code = "ulimit -S -n; ulimit -H -n";
+    let answer = host.ask(Request::Exec(script(code))).await;
+    assert_eq!(answer.stdout, b"321\n654\n");
 }

@@ -5,10 +5,15 @@
 //!
 //! Bounds stand in the schema for clients; the use cases check them again, with better words.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::{environment::Runtime, service::Encoding};
+use crate::{
+    environment::Runtime,
+    service::{Encoding, OUTPUT_DEFAULT, SignalName, User},
+};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -43,9 +48,74 @@ pub(super) struct Execute {
     pub(super) code: String,
     /// Its language. Default: the environment's runtime.
     pub(super) language: Option<Runtime>,
-    /// Seconds after which the program is killed, with all processes of its session.
-    #[schemars(range(min = 1, max = 300))]
+    /// Seconds after which the program is killed, with everything it has started.
+    #[schemars(range(min = 1, max = 604_800))]
     pub(super) timeout_seconds: Option<u64>,
+    /// Text for its standard input, at most 1 MiB. Default: no input.
+    #[schemars(length(max = 1_048_576))]
+    pub(super) stdin: Option<String>,
+    /// Environment variables, by name.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    /// Absolute path of the folder to start in. Default: the user's home.
+    pub(super) working_directory: Option<String>,
+    /// Whom it runs as: `root` for what `sandbox` may not do.
+    #[serde(default)]
+    pub(super) user: User,
+    /// Most bytes of stdout and stderr in the result, together; 4 bytes are about a token. Longer
+    /// output is cut in the middle, and the log named in the result has the rest.
+    #[schemars(range(min = 1, max = 65_536), extend("default" = OUTPUT_DEFAULT))]
+    pub(super) max_output_bytes: Option<u64>,
+    /// Return at once with a process_id, for the tool process, and let the program go on.
+    #[serde(default)]
+    pub(super) background: bool,
+    /// Any text, best a random UUID. A call repeated with the same key and arguments returns the first
+    /// one's result, and the program never runs twice. Such a program goes on if the connection is lost.
+    #[schemars(length(min = 1, max = 200))]
+    pub(super) idempotency_key: Option<String>,
+}
+
+/// What to do with a program that runs in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProcessAction {
+    /// Show all of the environment's processes.
+    List,
+    /// Return output from `cursor` on, after waiting up to `timeout_seconds` for something new.
+    Read,
+    /// Write `input` to its standard input.
+    Write,
+    /// Wait for its end, up to `timeout_seconds`, and return output from `cursor` on.
+    Wait,
+    /// Send it `signal`.
+    Signal,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Process {
+    /// Id from `create_environment`.
+    pub(super) environment_id: String,
+    pub(super) action: ProcessAction,
+    /// Id from `execute` with `background`. Needed for all actions but list.
+    pub(super) process_id: Option<String>,
+    /// read, wait: where to read on, as the last read returned it. It also says that everything before
+    /// has arrived and may be dropped. Default: what was said last.
+    pub(super) cursor: Option<u64>,
+    /// read, wait: most bytes of output in the result.
+    #[schemars(range(min = 1, max = 65_536), extend("default" = OUTPUT_DEFAULT))]
+    pub(super) max_output_bytes: Option<u64>,
+    /// read: seconds to wait for something new, default 0. wait: for the end, default 30.
+    #[schemars(range(min = 0, max = 300))]
+    pub(super) timeout_seconds: Option<u64>,
+    /// write: the text, at most 1 MiB; a line needs its newline.
+    #[schemars(length(max = 1_048_576))]
+    pub(super) input: Option<String>,
+    /// write: end its input, after `input` if there is any.
+    #[serde(default)]
+    pub(super) close_input: bool,
+    /// signal: which. KILL ends everything that the program has started, too.
+    pub(super) signal: Option<SignalName>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The eight tools as clients see them: names, descriptions, annotations, schemas.
+//! The tools as clients see them: names, descriptions, annotations, schemas.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use schemars::{JsonSchema, generate::SchemaSettings, transform::Transform};
 use serde_json::Value;
 
 use super::{arguments, results};
-use crate::settings::Settings;
+use crate::{service::validate::BACKGROUND_SECONDS_MAX, settings::Settings};
 
 /// A tool's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub(super) enum Name {
     DestroyEnvironment,
     ListEnvironments,
     Execute,
+    Process,
     InstallPackages,
     WriteFile,
     ReadFile,
@@ -26,11 +27,12 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::CreateEnvironment,
         Self::DestroyEnvironment,
         Self::ListEnvironments,
         Self::Execute,
+        Self::Process,
         Self::InstallPackages,
         Self::WriteFile,
         Self::ReadFile,
@@ -43,6 +45,7 @@ impl Name {
             Self::DestroyEnvironment => "destroy_environment",
             Self::ListEnvironments => "list_environments",
             Self::Execute => "execute",
+            Self::Process => "process",
             Self::InstallPackages => "install_packages",
             Self::WriteFile => "write_file",
             Self::ReadFile => "read_file",
@@ -81,11 +84,24 @@ impl Name {
             Self::Execute => tool::<arguments::Execute, results::Executed>(
                 self,
                 "Run a program",
-                "Runs a program in an environment as the user sandbox, in /home/sandbox, and \
+                "Runs a program in an environment, by default as the user sandbox in /home/sandbox, and \
                  returns its stdout, stderr and exit code once it ends. Each call is a new \
                  process: variables do not carry over, files do. When timeout_seconds are over \
-                 the program is killed with all processes of its session, and the output so far is \
-                 returned as an error. Long output is cut in the middle.",
+                 the program is killed with everything it has started, and the output so far is \
+                 returned as an error. Long output is cut in the middle; the result then names a \
+                 log in the environment that read_file reads. For servers and long work set \
+                 background: the call returns a process_id, which the tool process takes as long as the \
+                 environment lives.",
+                hints(false, true, false),
+            ),
+            Self::Process => tool::<arguments::Process, results::Process>(
+                self,
+                "Follow a background program",
+                "Works with a program that execute started in the background: read its output from a \
+                 cursor, write to its input, wait for its end, send it a signal, or list all of \
+                 them. A process_id is valid until its environment is destroyed; of ended programs the \
+                 last 32 are remembered. Output waits for its reader, up to 256 KiB; beyond that \
+                 the oldest is dropped, and bytes_lost says how much.",
                 hints(false, true, false),
             ),
             Self::InstallPackages => tool::<arguments::InstallPackages, results::Installed>(
@@ -126,21 +142,23 @@ impl Name {
 pub(super) fn tools(settings: &Settings) -> Vec<Tool> {
     let with_limits = |name: Name| {
         let mut tool = name.tool();
-        if name == Name::Execute {
-            let schema = Arc::make_mut(&mut tool.input_schema);
-            if let Some(timeout) = schema
-                .get_mut("properties")
-                .and_then(|properties| properties.get_mut("timeout_seconds"))
-                .and_then(Value::as_object_mut)
-            {
-                timeout.insert(
-                    "maximum".to_owned(),
-                    settings.max_exec_timeout.as_secs().into(),
+        let schema = Arc::make_mut(&mut tool.input_schema);
+        if let Some(timeout) = schema
+            .get_mut("properties")
+            .and_then(|properties| properties.get_mut("timeout_seconds"))
+            .and_then(Value::as_object_mut)
+        {
+            let max = settings.max_exec_timeout.as_secs();
+            if name == Name::Execute {
+                let default = settings.default_exec_timeout.as_secs();
+                let told = timeout.get("description").and_then(Value::as_str);
+                let told = format!(
+                    "{} Default: {default}, at most {max}; in the background none, at most {BACKGROUND_SECONDS_MAX}.",
+                    told.unwrap_or_default()
                 );
-                timeout.insert(
-                    "default".to_owned(),
-                    settings.default_exec_timeout.as_secs().into(),
-                );
+                timeout.insert("description".to_owned(), told.into());
+            } else {
+                timeout.insert("maximum".to_owned(), max.into());
             }
         }
         tool
@@ -246,7 +264,10 @@ mod tests {
             schema["required"],
             serde_json::json!(["environment_id", "code"])
         );
-        assert_eq!(schema["properties"]["timeout_seconds"]["maximum"], 300);
+        assert_eq!(
+            schema["properties"]["timeout_seconds"]["maximum"],
+            BACKGROUND_SECONDS_MAX
+        );
         assert_eq!(schema["additionalProperties"], false);
         let list = Name::ListEnvironments.tool();
         assert!(list.input_schema.get("required").is_none());

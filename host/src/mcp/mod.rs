@@ -10,6 +10,7 @@
 mod arguments;
 mod catalog;
 pub mod http;
+mod progress;
 mod results;
 pub mod stdio;
 
@@ -25,13 +26,16 @@ use rmcp::{
         ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
+    transport::common::http_header::HEADER_SESSION_ID,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::service::{CreateRequest, ExecuteRequest, Service, ServiceError};
+use crate::service::{
+    Call, CreateRequest, ExecuteRequest, Execution, ReadFrom, Service, ServiceError, Until,
+};
 use arguments::{
     CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, ListFiles,
-    ReadFile, WriteFile,
+    Process, ProcessAction, ReadFile, WriteFile,
 };
 use catalog::Name;
 
@@ -63,13 +67,19 @@ impl Handler {
         Self { service, tools }
     }
 
-    async fn dispatch(&self, name: Name, arguments: JsonObject) -> CallToolResult {
+    async fn dispatch(
+        &self,
+        name: Name,
+        arguments: JsonObject,
+        call: &Arc<Call>,
+    ) -> CallToolResult {
         let outcome = match name {
             Name::CreateEnvironment => self.create_environment(arguments).await,
             Name::DestroyEnvironment => self.destroy_environment(arguments).await,
             Name::ListEnvironments => self.list_environments(arguments),
-            Name::Execute => self.execute(arguments).await,
-            Name::InstallPackages => self.install_packages(arguments).await,
+            Name::Execute => self.execute(arguments, call).await,
+            Name::Process => self.process(arguments).await,
+            Name::InstallPackages => self.install_packages(arguments, call).await,
             Name::WriteFile => self.write_file(arguments).await,
             Name::ReadFile => self.read_file(arguments).await,
             Name::ListFiles => self.list_files(arguments).await,
@@ -106,34 +116,96 @@ impl Handler {
         success(&results::Environments::from(self.service.list()))
     }
 
-    async fn execute(&self, arguments: JsonObject) -> Outcome {
+    async fn execute(&self, arguments: JsonObject, call: &Arc<Call>) -> Outcome {
         let Execute {
             environment_id,
             code,
             language,
             timeout_seconds,
+            stdin,
+            env,
+            working_directory,
+            user,
+            max_output_bytes,
+            background,
+            idempotency_key,
         } = parse(arguments)?;
         let request = ExecuteRequest {
             environment_id,
             code,
             language,
             timeout_seconds,
+            stdin,
+            env,
+            working_directory,
+            user,
+            max_output_bytes,
+            background,
+            idempotency_key,
         };
-        let executed = self.service.execute(request).await?;
-        let guidance = executed.guidance();
-        guided(success(&results::Executed::from(executed))?, guidance)
+        match self.service.execute(request, call).await? {
+            Execution::Ended(executed) => {
+                let guidance = executed.end.guidance();
+                guided(success(&results::Executed::from(executed))?, guidance)
+            }
+            Execution::Started(process) => success(&results::Executed::from(process)),
+        }
     }
 
-    async fn install_packages(&self, arguments: JsonObject) -> Outcome {
+    async fn process(&self, arguments: JsonObject) -> Outcome {
+        let Process {
+            environment_id,
+            action,
+            process_id,
+            cursor,
+            max_output_bytes,
+            timeout_seconds,
+            input,
+            close_input,
+            signal,
+        } = parse(arguments)?;
+        let needed = || process_id.ok_or(CallError::Missing("process_id"));
+        let from = ReadFrom {
+            cursor,
+            max_bytes: max_output_bytes,
+            timeout_seconds,
+        };
+        let (service, environment) = (&self.service, &environment_id);
+        let result = match action {
+            ProcessAction::List => service.processes(environment)?.into(),
+            ProcessAction::Read => service
+                .read_process(environment, &needed()?, from, Until::News)
+                .await?
+                .into(),
+            ProcessAction::Wait => service
+                .read_process(environment, &needed()?, from, Until::End)
+                .await?
+                .into(),
+            ProcessAction::Write => service
+                .write_process(environment, &needed()?, input, close_input)
+                .await?
+                .into(),
+            ProcessAction::Signal => {
+                let signal = signal.ok_or(CallError::Missing("signal"))?;
+                service
+                    .signal_process(environment, &needed()?, signal)
+                    .await?
+                    .into()
+            }
+        };
+        success::<results::Process>(&result)
+    }
+
+    async fn install_packages(&self, arguments: JsonObject, call: &Call) -> Outcome {
         let InstallPackages {
             environment_id,
             packages,
         } = parse(arguments)?;
         let installed = self
             .service
-            .install_packages(&environment_id, &packages)
+            .install_packages(&environment_id, &packages, call)
             .await?;
-        let guidance = installed.guidance();
+        let guidance = installed.end.guidance();
         guided(success(&results::Installed::from(installed))?, guidance)
     }
 
@@ -195,6 +267,8 @@ enum CallError {
         path: String,
         problem: serde_json::Error,
     },
+    #[error("argument {0} is missing: this action needs it")]
+    Missing(&'static str),
     #[error("{0}")]
     Service(#[from] ServiceError),
     #[error(
@@ -250,6 +324,13 @@ fn guided(mut result: CallToolResult, guidance: Option<String>) -> Outcome {
     Ok(result)
 }
 
+/// Whether a cancelled call was taken back by a message that says so. In a request without a session the
+/// end of the connection means the same, but there it may as well be an accident.
+fn was_taken_back(context: &RequestContext<RoleServer>) -> bool {
+    let http = context.extensions.get::<axum::http::request::Parts>();
+    http.is_none_or(|parts| parts.headers.contains_key(HEADER_SESSION_ID))
+}
+
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
         let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
@@ -282,10 +363,15 @@ impl ServerHandler for Handler {
             );
             return Err(ErrorData::invalid_params(text, None));
         };
+        let call = Arc::new(Call::default());
+        let work = self.dispatch(name, request.arguments.unwrap_or_default(), &call);
         tokio::select! {
-            result = self.dispatch(name, request.arguments.unwrap_or_default()) => Ok(result.into()),
+            result = progress::reported(work, &call, &context) => Ok(result.into()),
             // Dropping the operation ends it: a program is killed, a boot is stopped.
             () = context.ct.cancelled() => {
+                if was_taken_back(&context) {
+                    call.cancelled.cancel();
+                }
                 Err(ErrorData::internal_error("the call was cancelled by the client", None))
             }
         }

@@ -10,7 +10,7 @@ use waggle_protocol::message::{Entry, FileKind};
 
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status},
-    service::{self, Encoding, Ended},
+    service::{self, Encoding, End, Ended, GuestLog, ProcessSummary, Progressed},
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -87,20 +87,54 @@ impl From<Vec<Environment>> for Environments {
     }
 }
 
+/// How a program ended.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Ending {
+    /// 128 plus the signal's number if a signal ended the program; missing if its machine was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    /// Why the program ended; missing while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Ended>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    /// File in the environment with all of stdout, up to 64 MiB; for read_file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout_log: Option<String>,
+    /// File in the environment with all of stderr, up to 64 MiB; for read_file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr_log: Option<String>,
+}
+
+impl From<Option<End>> for Ending {
+    fn from(end: Option<End>) -> Self {
+        let end = end.as_ref();
+        let log = |log: Option<&GuestLog>| log.map(|log| log.path.clone());
+        Self {
+            exit_code: end.and_then(|end| end.exit_code),
+            ended: end.map(|end| end.ended),
+            signal: end.and_then(|end| end.signal),
+            duration_ms: end.map(|end| u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX)),
+            stdout_log: log(end.and_then(|end| end.stdout_log.as_ref())),
+            stderr_log: log(end.and_then(|end| end.stderr_log.as_ref())),
+        }
+    }
+}
+
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Executed {
     stdout: String,
     stderr: String,
-    /// 128 plus the signal's number if a signal ended the program.
-    exit_code: i32,
-    duration_ms: u64,
-    /// Why the program ended.
-    ended: Ended,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signal: Option<i32>,
+    #[serde(flatten)]
+    ending: Ending,
     /// Bytes of output that are left out above, in the middle of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_left_out: Option<u64>,
+    /// The program runs in the background under this id: follow it with the tool process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_id: Option<String>,
 }
 
 impl From<service::Executed> for Executed {
@@ -108,11 +142,139 @@ impl From<service::Executed> for Executed {
         Self {
             stdout: executed.stdout,
             stderr: executed.stderr,
-            exit_code: executed.exit_code,
-            duration_ms: u64::try_from(executed.duration.as_millis()).unwrap_or(u64::MAX),
-            ended: executed.ended,
-            signal: executed.signal,
+            ending: Some(executed.end).into(),
             bytes_left_out: (executed.left_out > 0).then_some(executed.left_out),
+            process_id: None,
+        }
+    }
+}
+
+impl From<ProcessSummary> for Executed {
+    fn from(process: ProcessSummary) -> Self {
+        Self {
+            stdout: String::new(),
+            stderr: String::new(),
+            ending: process.end.into(),
+            bytes_left_out: None,
+            process_id: Some(process.id.to_string()),
+        }
+    }
+}
+
+/// How a background program is.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ProcessStatus {
+    Running,
+    Ended,
+}
+
+impl ProcessStatus {
+    fn of(end: Option<&End>) -> Self {
+        if end.is_some() {
+            Self::Ended
+        } else {
+            Self::Running
+        }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Process {
+    /// list: the environment's processes, the oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Vec<ListedProcess>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<ProcessStatus>,
+    /// read, wait: standard output since the cursor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdout: Option<String>,
+    /// read, wait: standard error since the cursor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr: Option<String>,
+    /// read, wait: pass this to the next read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<u64>,
+    /// read, wait: whether there is more to read already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<bool>,
+    /// read, wait: bytes after the given cursor that are lost, because too much came before they were
+    /// read; the output above begins behind them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_lost: Option<u64>,
+    #[serde(flatten)]
+    ending: Ending,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ListedProcess {
+    process_id: String,
+    /// The first line of its program.
+    title: String,
+    status: ProcessStatus,
+    /// RFC 3339.
+    started_at: String,
+    /// Bytes of output so far.
+    cursor: u64,
+    #[serde(flatten)]
+    ending: Ending,
+}
+
+impl From<ProcessSummary> for ListedProcess {
+    fn from(process: ProcessSummary) -> Self {
+        Self {
+            process_id: process.id.to_string(),
+            title: process.title,
+            status: ProcessStatus::of(process.end.as_ref()),
+            started_at: process.started_at.to_string(),
+            cursor: process.cursor,
+            ending: process.end.into(),
+        }
+    }
+}
+
+impl From<Vec<ProcessSummary>> for Process {
+    fn from(all: Vec<ProcessSummary>) -> Self {
+        Self {
+            processes: Some(all.into_iter().map(ListedProcess::from).collect()),
+            process_id: None,
+            status: None,
+            stdout: None,
+            stderr: None,
+            cursor: None,
+            more: None,
+            bytes_lost: None,
+            ending: None.into(),
+        }
+    }
+}
+
+impl From<ProcessSummary> for Process {
+    fn from(process: ProcessSummary) -> Self {
+        Self {
+            processes: None,
+            process_id: Some(process.id.to_string()),
+            status: Some(ProcessStatus::of(process.end.as_ref())),
+            ending: process.end.into(),
+            ..Vec::<ProcessSummary>::new().into()
+        }
+    }
+}
+
+impl From<Progressed> for Process {
+    fn from(process: Progressed) -> Self {
+        Self {
+            processes: None,
+            process_id: Some(process.id.to_string()),
+            status: Some(ProcessStatus::of(process.end.as_ref())),
+            stdout: Some(process.stdout),
+            stderr: Some(process.stderr),
+            cursor: Some(process.cursor),
+            more: Some(process.more),
+            bytes_lost: (process.lost > 0).then_some(process.lost),
+            ending: process.end.into(),
         }
     }
 }
@@ -122,21 +284,16 @@ pub(super) struct Installed {
     stdout: String,
     stderr: String,
     /// The installer's exit code: 0 when all packages are installed.
-    exit_code: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
 }
 
 impl From<service::Executed> for Installed {
     fn from(executed: service::Executed) -> Self {
-        let service::Executed {
-            stdout,
-            stderr,
-            exit_code,
-            ..
-        } = executed;
         Self {
-            stdout,
-            stderr,
-            exit_code,
+            stdout: executed.stdout,
+            stderr: executed.stderr,
+            exit_code: executed.end.exit_code,
         }
     }
 }

@@ -4,9 +4,15 @@
 //! Why a use case refused or failed, in words for the agent that called: what was wrong, with the
 //! values, and what to call next.
 
+use std::sync::Arc;
+
 use waggle_protocol::message::FailureCode;
 
-use super::validate::ArgumentError;
+use super::{
+    keyed::KeyError,
+    process::{self, ProcessId},
+    validate::ArgumentError,
+};
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status, store::StoreError},
     session::{BootError, LinkError},
@@ -41,11 +47,51 @@ pub enum ServiceError {
         "environment {0} was destroyed during this call, by another call or because it was idle; call create_environment for a new one"
     )]
     Destroyed(EnvironmentId),
-    /// Its agent stopped answering, so the machine was stopped.
+    /// The image's agent is too old for the operation.
     #[error(
-        "environment {0} no longer answered and did not end the program at its deadline, so its machine was stopped, and what was in it is lost; call destroy_environment on it, then create_environment for a new one"
+        "this image carries an older agent (protocol version {spoken}, this call needs {needed}); create the environment from a newer image, or start the server with WAGGLE_AGENT_INJECT=1"
     )]
-    Stopped(EnvironmentId),
+    TooOld {
+        /// What it speaks.
+        spoken: u16,
+        /// What the operation needs.
+        needed: u16,
+    },
+    /// An idempotency key that cannot be used.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+    /// What the call that had the same idempotency key came to.
+    #[error("{0}")]
+    Shared(Arc<ServiceError>),
+    /// The environment has no such process.
+    #[error("{}", process::unknown(.environment, *.process))]
+    UnknownProcess {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Which process.
+        process: ProcessId,
+    },
+    /// As many processes run as may.
+    #[error(
+        "{0} programs run in the background of this environment, which is the limit; call process with action signal and signal KILL on one that is no longer needed (action list shows them)"
+    )]
+    ProcessesFull(usize),
+    /// The process has ended.
+    #[error("{0} has ended; call process with action read to see how")]
+    ProcessEnded(ProcessId),
+    /// The process takes no more input.
+    #[error(
+        "the input of {0} is closed, or it has ended; call process with action read to see how it is"
+    )]
+    InputClosed(ProcessId),
+    /// The process does not read its input.
+    #[error(
+        "{0} does not read its input, and enough waits for it already; nothing was added: call process with action read to see what it does"
+    )]
+    InputFull(ProcessId),
+    /// Something of the server's own broke.
+    #[error("the server failed: {0}; this is a defect of Waggle, please report it")]
+    Internal(anyhow::Error),
     /// The operation did not begin.
     #[error(
         "environment {id} could not be reached ({}), so nothing was done: call again, and if that does not help, destroy_environment and create_environment", chain(.source)
@@ -104,6 +150,23 @@ pub enum ServiceError {
         /// What broke.
         source: LinkError,
     },
+}
+
+impl ServiceError {
+    /// Whether a program that this is the outcome of surely did not run, so that the call may be made again.
+    #[must_use]
+    pub fn nothing_ran(&self) -> bool {
+        matches!(
+            self,
+            Self::Argument(_)
+                | Self::Unknown(_)
+                | Self::NotRunning(_)
+                | Self::TooOld { .. }
+                | Self::NotRun { .. }
+                | Self::Guest(_)
+                | Self::ProcessesFull(_)
+        )
+    }
 }
 
 fn not_running(environment: &Environment) -> String {

@@ -1,18 +1,24 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The use cases: create, destroy, list ([`Service`]), and work inside an environment (in `work` and
-//! `files`).
+//! The use cases: create, destroy, list ([`Service`]), and work inside an environment (in `execute`,
+//! `install`, `process` and `files`).
 //!
 //! Owns the life of environments: whoever creates one here can rely on it being destroyed by
 //! somebody (the caller, the reaper, [`Service::shut_down`]) and on nothing of it being left. Does
 //! not know MCP.
 
+mod call;
 mod error;
+mod execute;
 mod files;
+mod install;
+mod keyed;
+mod process;
 mod reaper;
+mod run;
+mod spool;
 pub mod validate;
-mod work;
 
 use std::{
     path::PathBuf,
@@ -24,11 +30,18 @@ use std::{
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waggle_images::ImageStore;
+use waggle_protocol::message;
 use waggle_runtime::{Death, Vmm};
 
+pub use call::Call;
 pub use error::ServiceError;
+pub use execute::{ExecuteRequest, Execution};
 pub use files::{Content, Encoding, FileRead, FileWritten, FolderListing, file_name};
-pub use work::{Ended, ExecuteRequest, Executed};
+pub use keyed::KeyError;
+pub use process::{
+    MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,
+};
+pub use run::{End, Ended, Executed, GuestLog, OUTPUT_DEFAULT, OUTPUT_MAX};
 
 use crate::{
     environment::{
@@ -36,9 +49,11 @@ use crate::{
         store::{Lease, Store, minutes},
     },
     resolve::Overrides,
-    session::{BootOptions, Session},
+    session::{BootOptions, LinkError, Session},
     settings::Settings,
 };
+use keyed::KeyedRuns;
+use process::Processes;
 use validate::ArgumentError;
 
 /// What an environment holds while it runs.
@@ -47,6 +62,38 @@ pub(crate) struct Live {
     session: Session,
     /// Packages were installed into a virtual environment, which Python code then runs in.
     venv: AtomicBool,
+    keyed: KeyedRuns,
+    processes: Processes,
+}
+
+/// Whom a program runs as.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum User {
+    /// The unprivileged user `sandbox`.
+    #[default]
+    Sandbox,
+    /// The environment's root.
+    Root,
+}
+
+impl From<User> for message::User {
+    fn from(user: User) -> Self {
+        match user {
+            User::Sandbox => Self::Sandbox,
+            User::Root => Self::Root,
+        }
+    }
 }
 
 impl Live {
@@ -173,6 +220,8 @@ impl Service {
         let live = Arc::new(Live {
             session,
             venv: AtomicBool::new(false),
+            keyed: KeyedRuns::default(),
+            processes: Processes::default(),
         });
         let environment = self.store.booted(&id, Arc::clone(&live))?;
         reservation.id = None;
@@ -236,6 +285,12 @@ impl Service {
     fn lease(&self, id: &str) -> Result<Lease<Live>, ServiceError> {
         let id: EnvironmentId = id.parse().map_err(ArgumentError::Id)?;
         Ok(self.store.lease(&id)?)
+    }
+
+    /// What a failed operation means for the caller.
+    async fn explain(&self, lease: &Lease<Live>, error: LinkError) -> ServiceError {
+        self.explain_in(&lease.environment.id, &lease.live, error)
+            .await
     }
 
     /// Parses an id as callers give it.

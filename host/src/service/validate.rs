@@ -3,11 +3,16 @@
 
 //! Arguments, parsed into what the use cases work with. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use serde_bytes::ByteBuf;
-use waggle_protocol::limits::{CODE_MAX, PATH_MAX};
+use waggle_protocol::{
+    limits::{CODE_MAX, PATH_MAX},
+    message::EnvVar,
+};
 
+use super::{process::MalformedProcessId, run::OUTPUT_MAX};
 use crate::environment::{MalformedId, Runtime};
 
 /// Longest name of an environment, in characters.
@@ -18,6 +23,17 @@ pub const PACKAGES_MAX: usize = 100;
 pub const PACKAGE_MAX: usize = 200;
 /// Longest idle time, in minutes.
 pub const TIMEOUT_MINUTES_MAX: u32 = 60;
+
+/// Longest deadline of a program in the background, in seconds: a week.
+pub const BACKGROUND_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+/// Most bytes of input in one call.
+pub const INPUT_MAX: usize = 1024 * 1024;
+/// Most environment variables of a program.
+pub const VARIABLES_MAX: usize = 256;
+/// Most bytes of environment variables: with the longest program they fit into one request.
+pub const VARIABLES_BYTES_MAX: usize = 128 * 1024;
+/// Longest idempotency key, in bytes.
+pub const KEY_MAX: usize = 200;
 
 /// An argument that is not acceptable: which, why, and what would be.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +86,61 @@ pub enum ArgumentError {
     /// Content that is not base64.
     #[error("content is not base64 ({0}); give standard base64, or leave encoding out for text")]
     Base64(base64::DecodeError),
+    /// Not a process's id.
+    #[error("{0}; call process with action list to see those that exist")]
+    ProcessId(MalformedProcessId),
+    /// A budget out of range.
+    #[error(
+        "max_output_bytes {0} is out of range; give 1 to {OUTPUT_MAX}, and call read_file on the log in the environment for more"
+    )]
+    OutputBytes(u64),
+    /// A background deadline out of range.
+    #[error(
+        "timeout_seconds {0} is out of range; give 1 to {BACKGROUND_SECONDS_MAX} for a program in the background, or leave it out for none"
+    )]
+    BackgroundSeconds(u64),
+    /// A wait out of range.
+    #[error("timeout_seconds {given} is out of range; give 0 to {}, and call again to wait longer", max.as_secs())]
+    WaitSeconds {
+        /// What was given.
+        given: u64,
+        /// The longest allowed.
+        max: Duration,
+    },
+    /// Too much input.
+    #[error(
+        "the input has {length} bytes, the limit is {INPUT_MAX}; write it with write_file, and read the file in the program"
+    )]
+    InputTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Neither input nor its end.
+    #[error("nothing to write; give input, or close_input true to end the process's input")]
+    NoInput,
+    /// An environment variable's name that is none.
+    #[error(
+        "env has the name {0:?}, which no variable can have; a name is not empty and holds neither = nor NUL"
+    )]
+    VariableName(String),
+    /// An environment variable's value that is none.
+    #[error("env variable {0} holds a NUL byte, which no variable can; remove it")]
+    VariableNul(String),
+    /// Too many or too long variables.
+    #[error(
+        "env has {count} variables and {bytes} bytes, the limits are {VARIABLES_MAX} and {VARIABLES_BYTES_MAX}; write the data with write_file"
+    )]
+    Variables {
+        /// How many.
+        count: usize,
+        /// How many bytes, names and values together.
+        bytes: usize,
+    },
+    /// A key that is empty or long.
+    #[error(
+        "idempotency_key has {0} bytes; give 1 to {KEY_MAX}, for example a random UUID for each program that must not run twice"
+    )]
+    Key(usize),
     /// A depth or limit of zero.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
@@ -147,6 +218,96 @@ pub fn timeout_seconds(given: u64, max: Duration) -> Result<Duration, ArgumentEr
         Ok(Duration::from_secs(given))
     } else {
         Err(ArgumentError::TimeoutSeconds { given, max })
+    }
+}
+
+/// A deadline of a program in the background.
+///
+/// # Errors
+///
+/// [`ArgumentError::BackgroundSeconds`].
+pub fn background_seconds(given: u64) -> Result<Duration, ArgumentError> {
+    if (1..=BACKGROUND_SECONDS_MAX).contains(&given) {
+        Ok(Duration::from_secs(given))
+    } else {
+        Err(ArgumentError::BackgroundSeconds(given))
+    }
+}
+
+/// A time to wait.
+///
+/// # Errors
+///
+/// [`ArgumentError::WaitSeconds`].
+pub fn wait_seconds(given: u64, max: Duration) -> Result<Duration, ArgumentError> {
+    if given <= max.as_secs() {
+        Ok(Duration::from_secs(given))
+    } else {
+        Err(ArgumentError::WaitSeconds { given, max })
+    }
+}
+
+/// A budget for output.
+///
+/// # Errors
+///
+/// [`ArgumentError::OutputBytes`].
+pub fn output_bytes(given: u64) -> Result<usize, ArgumentError> {
+    usize::try_from(given)
+        .ok()
+        .filter(|bytes| (1..=OUTPUT_MAX).contains(bytes))
+        .ok_or(ArgumentError::OutputBytes(given))
+}
+
+/// What a program reads.
+///
+/// # Errors
+///
+/// [`ArgumentError::InputTooLong`].
+pub fn stdin(text: String) -> Result<Bytes, ArgumentError> {
+    match text.len() {
+        length if length > INPUT_MAX => Err(ArgumentError::InputTooLong { length }),
+        _ => Ok(Bytes::from(text)),
+    }
+}
+
+/// Environment variables.
+///
+/// # Errors
+///
+/// [`ArgumentError`] naming the first that is not acceptable.
+pub fn env(variables: BTreeMap<String, String>) -> Result<Vec<EnvVar>, ArgumentError> {
+    let bytes = variables
+        .iter()
+        .map(|(name, value)| name.len() + value.len());
+    let (count, bytes) = (variables.len(), bytes.sum());
+    if count > VARIABLES_MAX || bytes > VARIABLES_BYTES_MAX {
+        return Err(ArgumentError::Variables { count, bytes });
+    }
+    let variable = |(name, value): (String, String)| {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(ArgumentError::VariableName(shortened(&name)));
+        }
+        if value.contains('\0') {
+            return Err(ArgumentError::VariableNul(shortened(&name)));
+        }
+        Ok(EnvVar {
+            name: ByteBuf::from(name),
+            value: ByteBuf::from(value),
+        })
+    };
+    variables.into_iter().map(variable).collect()
+}
+
+/// An idempotency key.
+///
+/// # Errors
+///
+/// [`ArgumentError::Key`].
+pub fn idempotency_key(text: &str) -> Result<(), ArgumentError> {
+    match text.len() {
+        1..=KEY_MAX => Ok(()),
+        length => Err(ArgumentError::Key(length)),
     }
 }
 

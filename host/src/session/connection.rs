@@ -20,12 +20,12 @@ use waggle_protocol::{
     handshake::{Agreed, HandshakeError, Hello, negotiate},
     limits::REPLY_PAYLOAD_MAX,
     message::{
-        Capabilities, Entry, Exec, ExecEnd, Failure, FileInfo, ListFiles, ReadFile, Reply, Request,
+        Capabilities, Entry, Failure, FileInfo, ListFiles, ReadFile, Reply, Request, Signal,
         WriteFile,
     },
 };
 
-use super::capture::Capture;
+use super::run::VERSION_TOOLS;
 
 /// Why an operation in the guest did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,14 @@ pub enum LinkError {
         /// The agent's limit in bytes.
         limit: usize,
     },
+    /// The operation came with a later version of the protocol; it was not sent.
+    #[error("the guest's agent speaks protocol version {spoken}, this needs {needed}")]
+    TooOld {
+        /// The version that was agreed on.
+        spoken: u16,
+        /// The version that has it.
+        needed: u16,
+    },
     /// The guest sent more than was asked for.
     #[error("the guest sent more than the {limit} {unit} asked for")]
     TooMuch {
@@ -87,7 +95,7 @@ const NAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// The protocol's frames as tokio-util's codec.
 #[derive(Debug)]
-struct Wire;
+pub(super) struct Wire;
 
 impl Decoder for Wire {
     type Item = Frame;
@@ -147,6 +155,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         framed.send(control(&Hello::HOST)).await?;
         let agreed = negotiate(Hello::HOST, theirs)?;
         Ok(Self { framed, agreed })
+    }
+
+    /// Whether the handshake agreed on this version of the protocol, or a later one.
+    pub fn speaks(&self, version: u16) -> bool {
+        self.agreed.version >= version
+    }
+
+    /// Refuses an operation of a version that the agent does not speak. Nothing was sent then.
+    pub(super) fn require(&self, needed: u16) -> Result<(), LinkError> {
+        if self.speaks(needed) {
+            Ok(())
+        } else {
+            let spoken = self.agreed.version;
+            Err(LinkError::TooOld { spoken, needed })
+        }
+    }
+
+    /// Most bytes of data that the agent accepts in one frame.
+    pub(super) fn data_max(&self) -> usize {
+        self.agreed.data_max
+    }
+
+    /// The frames of the operation under way.
+    pub(super) fn frames(&mut self) -> &mut Framed<S, Wire> {
+        &mut self.framed
     }
 
     /// The stream below.
@@ -214,34 +247,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Runs a program without standard input; its output goes to the captures as it comes.
+    /// Sends a signal to a program that another connection runs.
     ///
     /// # Errors
     ///
-    /// [`LinkError`]; the captures then hold what had come.
-    pub async fn exec(
-        &mut self,
-        exec: Exec,
-        stdout: &mut Capture,
-        stderr: &mut Capture,
-    ) -> Result<ExecEnd, LinkError> {
-        self.send(&Request::Exec(exec)).await?;
-        loop {
-            let frame = self.frame().await?;
-            match frame.kind {
-                Kind::Stdout => stdout.push(&frame.payload),
-                Kind::Stderr => stderr.push(&frame.payload),
-                Kind::Control => match settle(codec::message(&frame)?)? {
-                    Reply::Started { .. } => {}
-                    Reply::Ended(end) => return Ok(end),
-                    _ => return Err(LinkError::Unexpected("a reply that exec does not have")),
-                },
-                Kind::Stdin | Kind::File => {
-                    return Err(LinkError::Unexpected(
-                        "a data frame that exec does not have",
-                    ));
-                }
-            }
+    /// [`LinkError`].
+    pub async fn signal(&mut self, pid: u32, signal: i32) -> Result<(), LinkError> {
+        self.require(VERSION_TOOLS)?;
+        let signal = Signal { pid, signal };
+        self.send(&Request::Signal(signal)).await?;
+        match self.reply().await? {
+            Reply::Signalled => Ok(()),
+            _ => Err(LinkError::Unexpected(
+                "an answer to a signal that it does not have",
+            )),
         }
     }
 
@@ -403,7 +422,7 @@ async fn next<S: AsyncRead + Unpin>(framed: &mut Framed<S, Wire>) -> Result<Fram
     framed.next().await.ok_or(LinkError::Closed)?
 }
 
-fn settle(reply: Reply) -> Result<Reply, LinkError> {
+pub(super) fn settle(reply: Reply) -> Result<Reply, LinkError> {
     match reply {
         Reply::Failed(failure) => Err(LinkError::Failed(failure)),
         reply => Ok(reply),

@@ -13,6 +13,7 @@
 pub mod boot;
 pub mod capture;
 pub mod connection;
+pub mod run;
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -22,14 +23,14 @@ use std::{
 use tokio::time::timeout;
 use waggle_protocol::{
     boot::{AGENT_PORT, Ready},
-    message::{Capabilities, Exec, ExecEnd, FileInfo, ListFiles, ReadFile, WriteFile},
+    message::{Capabilities, FileInfo, ListFiles, ReadFile, WriteFile},
 };
 use waggle_runtime::{Machine, MachineStream};
 
 pub use boot::{BootError, BootOptions, BootTimes};
-use capture::Capture;
 pub use connection::LinkError;
 use connection::{Connection, Listing, Reusable};
+pub use run::{LogLimits, Output, OutputStream, Run, RunEnd};
 
 /// Idle connections kept for the next operation. A new one costs a round trip more; eight covers
 /// the concurrency of one busy user.
@@ -61,17 +62,6 @@ pub struct Session {
 struct Found {
     at: Instant,
     capabilities: Capabilities,
-}
-
-/// What a program did.
-#[derive(Debug)]
-pub struct ExecOutput {
-    /// Its standard output.
-    pub stdout: Capture,
-    /// Its standard error.
-    pub stderr: Capture,
-    /// How it ended, or why that is not known.
-    pub end: Result<ExecEnd, LinkError>,
 }
 
 impl Session {
@@ -197,37 +187,40 @@ impl Session {
         self.settle(connection, outcome)
     }
 
-    /// Runs a program; each output stream is kept up to `output_limit` bytes.
+    /// Runs a program, whose output goes to `output` as it comes.
     ///
-    /// The agent enforces `exec.deadline_ms`. If it does not answer, the host gives up some seconds
-    /// later: [`ExecOutput::end`] is then [`LinkError::Unanswered`], and the connection is closed,
-    /// which a working agent takes as cancellation.
-    pub async fn exec(&self, exec: Exec, output_limit: usize) -> ExecOutput {
-        let mut stdout = Capture::new(output_limit);
-        let mut stderr = Capture::new(output_limit);
-        let end = self.exec_into(exec, &mut stdout, &mut stderr).await;
-        ExecOutput {
-            stdout,
-            stderr,
-            end,
-        }
-    }
-
-    async fn exec_into(
-        &self,
-        exec: Exec,
-        stdout: &mut Capture,
-        stderr: &mut Capture,
-    ) -> Result<ExecEnd, LinkError> {
-        let limit = exec
+    /// The agent enforces the deadline. If it does not answer, the host gives up some seconds later:
+    /// the error is then [`LinkError::Unanswered`], and the connection is closed, which a working
+    /// agent takes as cancellation. So is a dropped future.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn run<O: Output>(&self, run: Run, output: &mut O) -> Result<RunEnd, LinkError> {
+        let limit = run
+            .exec
             .deadline_ms
             .map(|ms| Duration::from_millis(ms) + DEADLINE_GRACE);
         let mut connection = self.checkout().await?;
-        let run = connection.exec(exec, stdout, stderr);
-        let outcome = match limit {
-            Some(limit) => within(limit, run).await,
-            None => run.await,
-        };
+        let work = async { Ok(connection.run(run, output).await) };
+        let (outcome, reusable) = match limit {
+            Some(limit) => within(limit, work).await,
+            None => work.await,
+        }?;
+        if reusable == Reusable::Yes {
+            self.give_back(connection);
+        }
+        outcome
+    }
+
+    /// Sends a signal to a program that runs.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn signal(&self, pid: u32, signal: i32) -> Result<(), LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.signal(pid, signal)).await;
         self.settle(connection, outcome)
     }
 

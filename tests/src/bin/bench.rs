@@ -18,7 +18,7 @@ use serde_bytes::ByteBuf;
 use serde_json::json;
 use tempfile::TempDir;
 use waggle::boot_disk;
-use waggle::session::{BootOptions, Session};
+use waggle::session::{BootOptions, Run, Session, capture::Captured};
 use waggle_images::ImageStore;
 use waggle_protocol::boot::{PROBE_ANSWER, PROBE_WORD};
 use waggle_protocol::message::{Exec, ExitStatus, Program, ReadFile, User, WriteFile};
@@ -153,7 +153,13 @@ fn script_true() -> Exec {
 
 /// Runs `true` and gives the time between its spawn and its end, by the guest's own clock.
 async fn spawn(session: &Session) -> anyhow::Result<Duration> {
-    let end = session.exec(script_true(), OUTPUT_LIMIT).await.end?;
+    let run = Run {
+        exec: script_true(),
+        log: None,
+        stdin: None,
+    };
+    let mut output = Captured::new(OUTPUT_LIMIT);
+    let end = session.run(run, &mut output).await?.end;
     ensure!(
         end.status == ExitStatus::Code(0),
         "true ended with {:?}",
