@@ -24,7 +24,7 @@ pub mod scene;
 pub mod server;
 pub mod settings;
 
-pub use client::{Client, Sdk, ToolResult};
+pub use client::{Call, Client, Sdk, ToolResult};
 pub use permits::machines;
 pub use scene::Scene;
 pub use server::{Server, Settings};
