@@ -20,11 +20,12 @@ use std::sync::Arc;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod,
-        CompleteRequestParams, CompleteResult, ContentBlock, Implementation, JsonObject,
-        ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
-        ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult,
-        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod,
+        CompleteRequestParams, CompleteResult, ContentBlock, CustomRequest, CustomResult,
+        DiscoverResult, ErrorCode, Implementation, JsonObject, ListPromptsRequestMethod,
+        ListPromptsResult, ListResourceTemplatesRequestMethod, ListResourceTemplatesResult,
+        ListResourcesRequestMethod, ListResourcesResult, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
     transport::common::http_header::HEADER_SESSION_ID,
@@ -53,11 +54,20 @@ const REQUEST_MAX: usize = 24 * 1024 * 1024;
 /// what surrounds a result takes far less than the rest.
 const RESULT_MAX: usize = 1_000_000;
 
+/// The methods that are served in every revision.
+const KNOWN_METHODS: [&str; 2] = ["tools/call", "tools/list"];
+
+/// How long clients may keep the list of tools and what else the server says of itself. It changes
+/// only with a new server; this is how long one may go unnoticed.
+const FRESH_MS: u64 = 5 * 60 * 1000;
+
 /// The MCP server's view of the use cases. Cheap to clone: one for each MCP session.
 #[derive(Debug, Clone)]
 pub struct Handler {
     service: Arc<Service>,
     tools: Arc<Vec<Tool>>,
+    /// Who answers, for results of the revision that has no handshake to say it.
+    signature: Arc<MetaObject>,
 }
 
 impl Handler {
@@ -65,7 +75,22 @@ impl Handler {
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
         let tools = Arc::new(catalog::tools(service.settings()));
-        Self { service, tools }
+        // rmcp knows the key, but sets it on this kind of result only.
+        let signed = DiscoverResult::new(Vec::new(), ServerCapabilities::default())
+            .with_server_info(identity());
+        Self {
+            service,
+            tools,
+            signature: Arc::new(signed.meta.unwrap_or_default()),
+        }
+    }
+
+    /// Signs a result, if the request is of a revision that asks for it.
+    fn sign(&self, meta: &mut Option<MetaObject>, context: &RequestContext<RoleServer>) {
+        if is_stateless(context) {
+            let meta = meta.get_or_insert_default();
+            meta.0.extend(self.signature.0.clone());
+        }
     }
 
     async fn dispatch(
@@ -303,22 +328,67 @@ fn was_taken_back(context: &RequestContext<RoleServer>) -> bool {
     http.is_none_or(|parts| parts.headers.contains_key(HEADER_SESSION_ID))
 }
 
+fn identity() -> Implementation {
+    let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
+    server.title = Some("Waggle".to_owned());
+    server
+}
+
+/// Whether the request is of a revision without handshake and sessions. Only those name theirs in
+/// each request.
+fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
+    let revision = context.meta.protocol_version();
+    revision.is_some_and(|revision| revision >= ProtocolVersion::V_2026_07_28)
+}
+
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
-        server.title = Some("Waggle".to_owned());
         let mut info = ServerConfig::new(ServerCapabilities::builder().enable_tools().build());
-        info.server_info = server;
+        info.server_info = identity();
         info.instructions = Some(INSTRUCTIONS.to_owned());
         info
     }
 
+    async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        let revisions = self.supported_protocol_versions().into_owned();
+        // It is signed there.
+        let result = DiscoverResult::from_server_info(revisions, self.get_info());
+        Ok(result
+            .with_ttl_ms(FRESH_MS)
+            .with_cache_scope(CacheScope::Public))
+    }
+
     async fn list_tools(
         &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.as_ref().clone()))
+        if let Some(cursor) = request.and_then(|request| request.cursor) {
+            let text = format!("no cursor {cursor:?}; the list of tools has one page");
+            return Err(ErrorData::invalid_params(text, None));
+        }
+        // The schemas are shared, so this copies a few words for each tool.
+        let mut result = ListToolsResult::with_all_items(self.tools.as_ref().clone());
+        if is_stateless(&context) {
+            result.ttl_ms = Some(FRESH_MS);
+            result.cache_scope = Some(CacheScope::Public);
+        }
+        self.sign(&mut result.meta, &context);
+        Ok(result)
+    }
+
+    /// rmcp takes a request whose parameters it cannot read for one with an unknown method.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if KNOWN_METHODS.contains(&method.as_str()) {
+            let text = format!("the parameters of {method} are not those of its schema in MCP");
+            return Err(ErrorData::invalid_params(text, None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
     }
 
     async fn call_tool(
@@ -338,7 +408,10 @@ impl ServerHandler for Handler {
         let call = Arc::new(Call::default());
         let work = self.dispatch(name, request.arguments.unwrap_or_default(), &call);
         tokio::select! {
-            result = progress::reported(work, &call, &context) => Ok(result.into()),
+            mut result = progress::reported(work, &call, &context) => {
+                self.sign(&mut result.meta, &context);
+                Ok(result.into())
+            }
             // Dropping the operation ends it: a program is killed, a boot is stopped.
             () = context.ct.cancelled() => {
                 if was_taken_back(&context) {
