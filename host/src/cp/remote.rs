@@ -30,8 +30,8 @@ use crate::{
 /// Most bytes of an answer that is no archive: an error in words.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// Most bytes of a token's file: a token is one line.
-const TOKEN_MAX: usize = 64 * 1024;
+/// Longest token, in bytes: it has to fit into a header.
+const TOKEN_MAX: usize = 4096;
 
 /// What went wrong between here and the server, or there.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +188,10 @@ fn read_token(path: &Path) -> Result<HeaderValue, RemoteError> {
     };
     let invalid = |text| failed(io::Error::new(io::ErrorKind::InvalidData, text));
     let text = std::fs::read_to_string(path).map_err(failed)?;
-    let token = text.trim();
-    if token.is_empty() || text.len() > TOKEN_MAX {
-        return Err(invalid("it is empty, or too long"));
+    // As the server reads it.
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.is_empty() || token.len() > TOKEN_MAX {
+        return Err(invalid("its first line is empty, or too long"));
     }
     let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
         .map_err(|_| invalid("a token is printable ASCII"))?;
@@ -292,7 +293,7 @@ mod tests {
         let value = read_token(&path).expect("a token");
         assert_eq!(value, "Bearer secret");
         assert!(!format!("{value:?}").contains("secret"), "it is not logged");
-        for text in ["", "\n", "a\nb"] {
+        for text in ["", "\nsecret", "a\u{e9}"] {
             std::fs::write(&path, text).expect("written");
             assert!(read_token(&path).is_err(), "{text:?}");
         }
