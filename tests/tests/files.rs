@@ -375,7 +375,9 @@ async fn edits_replace_exactly_what_is_meant() {
         ("/etc/passwd", "permission denied"),
         ("/dev/null", "execute"),
     ] {
-        let arguments = json!({"path": path, "old_text": "root", "new_text": "toor"});
+        let arguments = json!({
+            "path": path, "old_text": "root", "new_text": "toor", "replace_all": true,
+        });
         let told = scene.call(&id, "edit_file", arguments).await.refused();
         assert!(told.contains(word), "{path}: {told}");
     }
