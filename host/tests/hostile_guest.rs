@@ -26,8 +26,9 @@ use waggle_protocol::{
     frame::{self, FrameError, Kind},
     handshake::{Hello, VERSION_MAX},
     message::{
-        EndReason, Entry, Exec, ExecEnd, ExitStatus, Failure, FailureCode, FileInfo, FileKind,
-        ListFiles, Program, ReadFile, Reply, StreamTotals, User, WriteFile,
+        EditFile, EndReason, Entry, Exec, ExecEnd, ExitStatus, Failure, FailureCode, FileInfo,
+        FileKind, FindFiles, ListFiles, Program, ReadFile, ReadLines, Reply, StreamTotals, User,
+        WriteFile,
     },
 };
 
@@ -214,6 +215,109 @@ async fn a_file_and_a_list_stop_at_what_was_asked_for() {
         matches!(error, LinkError::TooMuch { limit: 49, .. }),
         "{error:?}"
     );
+}
+
+fn edit() -> EditFile {
+    EditFile {
+        path: ByteBuf::from(&b"/x"[..]),
+        old: ByteBuf::from(&b"a"[..]),
+        new: ByteBuf::from(&b"b"[..]),
+        expected: Some(1),
+        sha256: None,
+        user: User::Sandbox,
+    }
+}
+
+fn lines() -> ReadLines {
+    ReadLines {
+        path: ByteBuf::from(&b"/x"[..]),
+        first: 1,
+        count: 10,
+        bytes_max: 10_000,
+        user: User::Sandbox,
+    }
+}
+
+#[tokio::test]
+async fn lines_stop_at_what_was_asked_for_and_edits_take_no_other_answer() {
+    let info = FileInfo {
+        size: 5,
+        mode: 0,
+        modified_ns: 0,
+    };
+    let (mut connection, _guest) = opened(frames(|bytes| {
+        codec::put(&Reply::File(info), bytes);
+        for _ in 0..100 {
+            frame::encode(Kind::File, &[0; 1000], bytes);
+        }
+    }))
+    .await;
+    let error = connection.read_lines(lines()).await.expect_err("too much");
+    assert!(
+        matches!(error, LinkError::TooMuch { limit: 10_000, .. }),
+        "{error:?}"
+    );
+    // The end of another kind of reading.
+    let (mut connection, _guest) = opened(frames(|bytes| {
+        codec::put(&Reply::File(info), bytes);
+        codec::put(&Reply::FileEnd { bytes: 0 }, bytes);
+    }))
+    .await;
+    let error = connection
+        .read_lines(lines())
+        .await
+        .expect_err("not its end");
+    assert!(matches!(error, LinkError::Unexpected(_)), "{error:?}");
+    let (mut connection, _guest) = opened(frames(|bytes| {
+        codec::put(&Reply::Written { bytes: 1 }, bytes);
+    }))
+    .await;
+    let error = connection.edit_file(edit()).await.expect_err("no edit");
+    assert!(matches!(error, LinkError::Unexpected(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_older_agent_is_not_asked_for_what_it_does_not_know() {
+    let (host, mut guest) = tokio::io::duplex(PIPE);
+    let theirs = Hello {
+        version_min: 1,
+        version_max: 1,
+        ..Hello::GUEST
+    };
+    let mut bytes = BytesMut::new();
+    codec::put(&theirs, &mut bytes);
+    guest.write_all(&bytes).await.expect("room");
+    let mut connection = Connection::open(host).await.expect("a proper hello");
+    let too_old = |error| {
+        matches!(
+            error,
+            LinkError::TooOld {
+                spoken: 1,
+                needed: 2
+            }
+        )
+    };
+    assert!(connection.edit_file(edit()).await.is_err_and(too_old));
+    assert!(connection.read_lines(lines()).await.is_err_and(too_old));
+    let list = ListFiles {
+        path: ByteBuf::from(&b"/"[..]),
+        depth: 1,
+        limit: 1,
+        user: User::Sandbox,
+    };
+    let glob = "*".to_owned();
+    let find = connection.find_files(FindFiles { list, glob }).await;
+    assert!(find.is_err_and(too_old));
+    let request = WriteFile {
+        path: ByteBuf::from(&b"/x"[..]),
+        mode: None,
+        create_parents: true,
+        user: User::Sandbox,
+    };
+    let append = connection.write_file(request, WriteMode::Append, b"x");
+    let (outcome, reusable) = append.await;
+    assert!(outcome.is_err_and(too_old));
+    assert_eq!(reusable, Reusable::Yes, "nothing was sent");
 }
 
 #[tokio::test]

@@ -34,20 +34,65 @@ const TOOLS: &[(&str, &[&str], &[&str])] = &[
     (
         "execute",
         &["environment_id", "code"],
-        &["language", "timeout_seconds"],
+        &[
+            "language",
+            "timeout_seconds",
+            "stdin",
+            "env",
+            "working_directory",
+            "user",
+            "max_output_bytes",
+            "background",
+            "idempotency_key",
+        ],
+    ),
+    (
+        "process",
+        &["environment_id", "action"],
+        &[
+            "process_id",
+            "cursor",
+            "input",
+            "close_input",
+            "timeout_seconds",
+            "signal",
+            "max_output_bytes",
+        ],
     ),
     ("install_packages", &["environment_id", "packages"], &[]),
     (
         "write_file",
         &["environment_id", "path", "content"],
-        &["encoding"],
+        &["encoding", "mode", "append"],
     ),
     (
         "read_file",
         &["environment_id", "path"],
-        &["encoding", "offset", "length"],
+        &["encoding", "offset", "length", "start_line", "line_count"],
     ),
-    ("list_files", &["environment_id"], &["path", "depth"]),
+    (
+        "edit_file",
+        &["environment_id", "path", "old_text", "new_text"],
+        &["expected_replacements", "replace_all", "sha256"],
+    ),
+    (
+        "list_files",
+        &["environment_id"],
+        &["path", "depth", "glob", "limit"],
+    ),
+    (
+        "search_files",
+        &["environment_id", "pattern"],
+        &[
+            "path",
+            "glob",
+            "literal",
+            "ignore_case",
+            "all_files",
+            "context_lines",
+            "limit",
+        ],
+    ),
 ];
 
 fn check_tools(tools: &[Value]) {

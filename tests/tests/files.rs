@@ -301,3 +301,250 @@ async fn lists_many_files() {
     }
     scene.close().await;
 }
+
+#[tokio::test]
+async fn edits_replace_exactly_what_is_meant() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let path = "/home/sandbox/app.py";
+    let write = async |arguments: Value| scene.call(&id, "write_file", arguments).await.done();
+    let edit = async |mut arguments: Value| {
+        arguments["path"] = path.into();
+        scene.call(&id, "edit_file", arguments).await
+    };
+    let content = async || {
+        let arguments = json!({"path": path});
+        scene.call(&id, "read_file", arguments).await.text
+    };
+
+    write(json!({"path": path, "content": "a = 1\nb = 1\r\nb = 1\r\n", "mode": "0750"})).await;
+    let edited = edit(json!({"old_text": "a = 1\nb", "new_text": "a = 2\nc"})).await;
+    assert!(edited.text.contains("1 place"), "{}", edited.text);
+    let edited = edited.done();
+    assert_eq!(edited["replacements"], 1);
+    let text = "a = 2\nc = 1\r\nb = 1\r\n";
+    assert_eq!(content().await, text);
+    assert_eq!(edited["size"], text.len());
+    let code = format!(
+        "import hashlib, os; print(hashlib.sha256(open({path:?}, 'rb').read()).hexdigest(), \
+         oct(os.stat({path:?}).st_mode & 0o7777))"
+    );
+    let seen = scene.output(&id, &code).await;
+    let hash = edited["sha256"].as_str().expect("a hash").to_owned();
+    assert_eq!(seen, format!("{hash} 0o750\n"));
+
+    // Not once: nothing is changed, and the error says how often it occurs and what to do.
+    let told = edit(json!({"old_text": "= 1\r\n", "new_text": "= 3"}))
+        .await
+        .refused();
+    assert!(told.contains('2') && told.contains("replace_all"), "{told}");
+    let told = edit(json!({"old_text": "= 9", "new_text": ""}))
+        .await
+        .refused();
+    assert!(told.contains("read_file"), "{told}");
+    for arguments in [
+        json!({"old_text": "", "new_text": "x"}),
+        json!({"old_text": "a", "new_text": "a"}),
+        json!({"old_text": "a", "new_text": "b", "expected_replacements": 0}),
+        json!({"old_text": "a", "new_text": "b", "expected_replacements": 1, "replace_all": true}),
+        json!({"old_text": "a", "new_text": "b", "sha256": "abc"}),
+    ] {
+        edit(arguments).await.refused();
+    }
+    assert_eq!(content().await, text);
+
+    // As often as is said, or however often.
+    let arguments = json!({"old_text": " = 1", "new_text": "=1", "expected_replacements": 2});
+    assert_eq!(edit(arguments).await.done()["replacements"], 2);
+    let arguments = json!({"old_text": "=", "new_text": ":=", "replace_all": true});
+    assert_eq!(edit(arguments).await.done()["replacements"], 3);
+    assert_eq!(content().await, "a := 2\nc:=1\r\nb:=1\r\n");
+
+    // Only if nobody else has changed it.
+    let told = edit(json!({"old_text": "a", "new_text": "x", "sha256": hash}))
+        .await
+        .refused();
+    assert!(told.contains("read_file"), "{told}");
+    assert!(content().await.starts_with("a :="));
+
+    // What is no file to edit.
+    for (path, word) in [
+        ("/home/sandbox", "list_files"),
+        ("/home/sandbox/none", "list_files"),
+        ("/etc/passwd", "permission denied"),
+        ("/dev/null", "execute"),
+    ] {
+        let arguments = json!({
+            "path": path, "old_text": "root", "new_text": "toor", "replace_all": true,
+        });
+        let told = scene.call(&id, "edit_file", arguments).await.refused();
+        assert!(told.contains(word), "{path}: {told}");
+    }
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn appending_and_reading_by_lines() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let path = "/home/sandbox/new/log.txt";
+    for line in 1..=5 {
+        let content = format!("line {line}\n");
+        let arguments = json!({"path": path, "content": content, "append": true, "mode": "600"});
+        let written = scene.call(&id, "write_file", arguments).await.done();
+        assert_eq!(written["status"], "appended");
+        assert_eq!(written["bytes_written"], 7);
+    }
+    let read = async |mut arguments: Value| {
+        arguments["path"] = path.into();
+        scene.call(&id, "read_file", arguments).await.done()
+    };
+    let part = read(json!({"start_line": 2, "line_count": 2})).await;
+    assert_eq!(part["content"], "line 2\nline 3\n");
+    assert_eq!(
+        (&part["start_line"], &part["lines"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(
+        (&part["next_offset"], &part["at_end"]),
+        (&json!(21), &json!(false))
+    );
+    let rest = read(json!({"start_line": 4})).await;
+    assert_eq!(rest["content"], "line 4\nline 5\n");
+    assert_eq!(rest["at_end"], true);
+    let none = read(json!({"start_line": 9})).await;
+    assert_eq!((&none["content"], &none["lines"]), (&json!(""), &json!(0)));
+    let first = read(json!({"line_count": 1})).await;
+    assert_eq!(first["content"], "line 1\n");
+    let both = json!({"path": path, "start_line": 1, "offset": 0});
+    let told = scene.call(&id, "read_file", both).await.refused();
+    assert!(
+        told.contains("start_line") && told.contains("offset"),
+        "{told}"
+    );
+    let mode = scene
+        .output(
+            &id,
+            &format!("import os; print(oct(os.stat({path:?}).st_mode & 0o777))"),
+        )
+        .await;
+    assert_eq!(mode, "0o600\n");
+
+    // One line that is longer than an answer: it goes on by bytes.
+    let code = format!("open({path:?}, 'w').write('\u{20ac}' * 200000 + '\\nlast\\n')");
+    scene.output(&id, &code).await;
+    let long = read(json!({"start_line": 1, "line_count": 1})).await;
+    assert_eq!(long["encoding"], "utf-8");
+    let next = long["next_offset"].as_u64().expect("an offset");
+    assert!(
+        (200_000..=262_144).contains(&next) && next % 3 == 0,
+        "{next}"
+    );
+    assert_eq!(read(json!({"start_line": 2})).await["content"], "last\n");
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn finds_files_and_lines() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("python").await;
+    let code = "import os\n\
+                os.makedirs('p/src/deep'); os.makedirs('p/target'); os.mkdir('p/.git')\n\
+                open('p/src/a.py', 'w').write('import os\\n\\ndef run(x):\\n    return x\\n')\n\
+                open('p/src/deep/b.py', 'w').write('def Run(y): pass\\n')\n\
+                open('p/src/c.txt', 'wb').write(b'def run \\xff tail\\n')\n\
+                open('p/target/d.py', 'w').write('def run(): generated\\n')\n\
+                open('p/.gitignore', 'w').write('target/\\n')\n\
+                open('p/long.txt', 'w').write('x' * 100000 + 'needle\\n')\n\
+                open('p/many.txt', 'w').write('match\\n' * 5000)";
+    scene.output(&id, code).await;
+    let names = async |mut arguments: Value| {
+        arguments["path"] = "/home/sandbox/p".into();
+        let listed = scene.call(&id, "list_files", arguments).await.done();
+        by_name(&listed).into_keys().collect::<Vec<_>>()
+    };
+    let all = ["src/a.py", "src/deep/b.py", "target/d.py"];
+    assert_eq!(names(json!({"glob": "*.py"})).await, all);
+    assert_eq!(names(json!({"glob": "src/**/*.py"})).await, all[..2]);
+    assert_eq!(
+        names(json!({"glob": "src/*.{py,txt}"})).await,
+        ["src/a.py", "src/c.txt"]
+    );
+    assert_eq!(
+        names(json!({"glob": "*.py", "depth": 2})).await,
+        [all[0], all[2]]
+    );
+    let arguments = json!({"path": "/home/sandbox/p", "glob": "*.py", "limit": 1});
+    let cut = scene.call(&id, "list_files", arguments).await.done();
+    assert_eq!(
+        (&cut["count"], &cut["truncated"]),
+        (&json!(1), &json!(true))
+    );
+
+    let search = async |mut arguments: Value| {
+        arguments["path"] = "/home/sandbox/p".into();
+        scene.call(&id, "search_files", arguments).await
+    };
+    let found = search(json!({"pattern": r"def run\("})).await;
+    assert_eq!(found.text, "/home/sandbox/p/src/a.py:3: def run(x):\n");
+    let found = found.done();
+    assert_eq!(
+        (&found["count"], &found["truncated"]),
+        (&json!(1), &json!(false))
+    );
+    let expected = json!({"path": "/home/sandbox/p/src/a.py", "line": 3, "text": "def run(x):"});
+    assert_eq!(found["lines"], json!([expected]));
+    let count = async |arguments: Value| search(arguments).await.done()["count"].clone();
+    assert_eq!(
+        count(json!({"pattern": "def run", "ignore_case": true})).await,
+        3
+    );
+    assert_eq!(
+        count(json!({"pattern": "run(x)", "literal": true})).await,
+        1
+    );
+    assert_eq!(
+        count(json!({"pattern": "def run", "glob": "*.txt"})).await,
+        1
+    );
+    assert_eq!(
+        count(json!({"pattern": r"def run\(", "all_files": true})).await,
+        2
+    );
+    let around = search(json!({"pattern": "def run", "glob": "a.py", "context_lines": 1})).await;
+    assert_eq!(
+        around.text,
+        "/home/sandbox/p/src/a.py-2- \n/home/sandbox/p/src/a.py:3: def run(x):\n\
+         /home/sandbox/p/src/a.py-4-     return x\n"
+    );
+    // Long lines are cut, many are limited, and the result says so.
+    let long = search(json!({"pattern": "x+needle"})).await.done();
+    assert_eq!(long["lines"][0]["cut"], true);
+    assert!(
+        long["lines"][0]["text"]
+            .as_str()
+            .is_some_and(|text| text.len() <= 400)
+    );
+    let many = search(json!({"pattern": "match"})).await;
+    assert!(many.text.contains("limit"), "{}", many.text);
+    let many = many.done();
+    assert_eq!(
+        (&many["count"], &many["truncated"]),
+        (&json!(100), &json!(true))
+    );
+    let none = search(json!({"pattern": "no such thing"})).await;
+    assert!(none.text.starts_with("no match"), "{}", none.text);
+    none.done();
+
+    let told = search(json!({"pattern": "("})).await.refused();
+    assert!(told.contains('('), "{told}");
+    for (path, word) in [("/no/such", "list_files"), ("relative", "absolute")] {
+        let arguments = json!({"path": path, "pattern": "x"});
+        let told = scene.call(&id, "search_files", arguments).await.refused();
+        assert!(told.contains(word), "{path}: {told}");
+    }
+    scene.close().await;
+}

@@ -7,11 +7,14 @@
 //! its own. At most a few frames of it are held; who is slow holds up who is fast. Dropping either
 //! side ends the copy.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use waggle_protocol::message::{Pack, Tool, Unpack, User};
 
 use crate::{
@@ -29,6 +32,12 @@ const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Pieces of an archive that wait between the guest and the client; each is a frame at most.
 const PIECES_MAX: usize = 2;
+
+/// How long a packing that nobody wants any more may take to end.
+const ABANDON: Duration = Duration::from_secs(15);
+
+/// The signal that ends it, with all that it has started.
+const SIGKILL: i32 = 9;
 
 /// What to copy, or where to.
 #[derive(Debug)]
@@ -179,14 +188,33 @@ async fn pack_into(
     run: Run,
     sender: mpsc::Sender<Piece>,
 ) {
+    let (started, pid) = watch::channel(None);
     let mut output = ToChannel {
         sender: sender.clone(),
+        started,
         stderr: Capture::new(tool::STDERR_MAX),
     };
-    let ran = tokio::select! {
-        biased;
-        () = sender.closed() => return,
-        ran = lease.live.session.run(run, &mut output) => ran,
+    let session = &lease.live.session;
+    let ran = {
+        let mut running = pin!(session.run(run, &mut output));
+        tokio::select! {
+            biased;
+            ran = &mut running => ran,
+            () = sender.closed() => {
+                // A connection that is closed while the device still has output for it is never told
+                // to the guest. So the packing is killed, and what is left of its output taken.
+                let abandon = async {
+                    let pid = *pid.borrow();
+                    if let Some(pid) = pid
+                        && let Err(error) = session.signal(pid, SIGKILL).await
+                    {
+                        tracing::debug!(%error, "an abandoned packing was not killed");
+                    }
+                };
+                let _ = timeout(ABANDON, async { tokio::join!(abandon, running) }).await;
+                return;
+            }
+        }
     };
     let outcome = service.outcome(&lease, ran, &output.stderr).await;
     // The client may have left just now.
@@ -195,13 +223,18 @@ async fn pack_into(
 
 struct ToChannel {
     sender: mpsc::Sender<Piece>,
+    started: watch::Sender<Option<u32>>,
     stderr: Capture,
 }
 
 impl Output for ToChannel {
+    fn started(&mut self, pid: u32) {
+        self.started.send_replace(Some(pid));
+    }
+
     async fn take(&mut self, stream: OutputStream, bytes: Bytes) {
         match stream {
-            // Who no longer receives has ended all of this already.
+            // Where nobody receives any more, the rest goes nowhere, at once.
             OutputStream::Stdout => drop(self.sender.send(Piece::Data(bytes)).await),
             OutputStream::Stderr => self.stderr.push(&bytes),
         }
