@@ -18,7 +18,7 @@ use serde_bytes::ByteBuf;
 use serde_json::json;
 use tempfile::TempDir;
 use waggle::boot_disk;
-use waggle::session::{BootOptions, Run, Session, capture::Captured};
+use waggle::session::{BootOptions, Run, Session, WriteMode, capture::Captured};
 use waggle_images::ImageStore;
 use waggle_protocol::boot::{PROBE_ANSWER, PROBE_WORD};
 use waggle_protocol::message::{Exec, ExitStatus, Program, ReadFile, User, WriteFile};
@@ -240,7 +240,9 @@ async fn files(session: &Session, count: u32) -> anyhow::Result<[Row; 2]> {
             user: User::Sandbox,
         };
         let start = Instant::now();
-        session.write_file(request, &content).await?;
+        session
+            .write_file(request, WriteMode::Replace, &content)
+            .await?;
         write.add(start.elapsed());
 
         let request = ReadFile {
