@@ -10,6 +10,8 @@ IMAGE_DIR=$CACHE/images
 LOG_DIR=$CACHE/logs
 MUSL_TARGET=x86_64-unknown-linux-musl
 GUEST_OUT=$ROOT/target/musl/$MUSL_TARGET/guest
+# What lies beside each other in every guest, in /usr/libexec/waggle: the agent and what it runs.
+GUEST_PROGRAMS='waggle-guest waggle-tool'
 BOOT_DISK=$ROOT/target/guest/boot.erofs
 WAGGLE_EXE=$ROOT/target/release/waggle
 # One place for what cargo builds, wherever the caller's environment would have it.

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # ./dev images: Debian's packages become read-only EROFS roots, without a container engine.
 #
-#   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst --pack + agent--> images/NAME-HASH.erofs
+#   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst --pack + guest programs--> images/NAME-HASH.erofs
 #
-# A tree is made once for each content of its recipe; the agent is laid over it when it is packed.
+# A tree is made once for each content of its recipe; the guest programs are laid over it when it is packed.
 # Sourced by ./dev.
 
 ALL_IMAGES='base python node shell'
@@ -104,20 +104,25 @@ make_tree() {
     cd "$ROOT"
 }
 
-# pack_image NAME KEY AGENT_SHA256: tree and agent become the image's EROFS file.
+# A hash over all that GUEST_PROGRAMS names.
+guest_key() {
+    for program in $GUEST_PROGRAMS; do sha256_of "$GUEST_OUT/$program"; done | sha256sum | cut -c1-16
+}
+
+# pack_image NAME KEY AGENT_SHA256 GUEST_KEY: tree and guest programs become the image's EROFS file.
 pack_image() {
-    agent=$GUEST_OUT/waggle-guest
     packed=$(mktemp "$IMAGE_DIR/.packing-XXXXXX")
     staged=$(mktemp -d "$CACHE/work-XXXXXX")
     # shellcheck disable=SC2064
     trap "rm -rf '$packed' '$staged'" EXIT
-    tar -c -f "$staged/agent.tar" --owner=root:0 --group=root:0 --mode=0755 --transform='s,^.*$,./usr/libexec/waggle/waggle-guest,' \
-        -C "$GUEST_OUT" waggle-guest
-    [ "$(sha256_of "$agent")" = "$3" ] || die "$agent changed while it was being packed: run ./dev images again"
+    # shellcheck disable=SC2086 # several names
+    tar -c -f "$staged/guest.tar" --owner=root:0 --group=root:0 --mode=0755 --transform='s,^,./usr/libexec/waggle/,' \
+        -C "$GUEST_OUT" $GUEST_PROGRAMS
+    [ "$(guest_key)" = "$4" ] || die "the guest programs changed while they were being packed: run ./dev images again"
     zstd -q -d -c "$(tree_file "$1")" >"$staged/tree.tar"
     cp "$ROOT/tools/pack-erofs.sh" "$staged/pack.sh"
     pack=$(cat "$staged/pack.sh")
-    cat "$staged/tree.tar" "$staged/agent.tar" | in_userns sh -c "$pack" >"$packed"
+    cat "$staged/tree.tar" "$staged/guest.tar" | in_userns sh -c "$pack" >"$packed"
     [ -s "$packed" ] || die "packing $1 gave an empty file"
     "$(python)" "$ROOT/tools/image_index.py" put "$IMAGE_DIR" "$1" "$2" "$packed" "$3"
 }
@@ -134,11 +139,17 @@ build_images() {
         esac
     done
     wanted=${wanted:-$ALL_IMAGES}
-    [ -x "$GUEST_OUT/waggle-guest" ] || build_guest
+    for program in $GUEST_PROGRAMS; do
+        [ -x "$GUEST_OUT/$program" ] || {
+            build_guest
+            break
+        }
+    done
     mkdir -p "$IMAGE_DIR" "$TREES"
     check_userns
     lock images
     agent_sha=$(sha256_of "$GUEST_OUT/waggle-guest")
+    guest_key=$(guest_key)
     base_tree=$(tree_file base)
     case "$rebuild $wanted " in 1*' base '*) rm -f "$base_tree" ;; esac
     [ -f "$base_tree" ] || step "package tree of image base" make_tree base
@@ -149,11 +160,11 @@ build_images() {
             [ -z "$rebuild" ] || rm -f "$tree"
             [ -f "$tree" ] || step "package tree of image $image" make_tree "$image" "$base_tree"
         fi
-        key=$( (sha256_of "$ROOT/tools/pack-erofs.sh"; sha256_of "$tree"; echo "$agent_sha") | sha256sum | cut -c1-16)
+        key=$( (sha256_of "$ROOT/tools/pack-erofs.sh"; sha256_of "$tree"; echo "$guest_key") | sha256sum | cut -c1-16)
         if "$(python)" "$ROOT/tools/image_index.py" current "$IMAGE_DIR" "$image" "$key"; then
             say "    image $image is current"
         else
-            step "EROFS root of image $image" pack_image "$image" "$key" "$agent_sha"
+            step "EROFS root of image $image" pack_image "$image" "$key" "$agent_sha" "$guest_key"
         fi
     done
     "$(python)" "$ROOT/tools/image_index.py" prune "$IMAGE_DIR"

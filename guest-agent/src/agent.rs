@@ -181,6 +181,8 @@ pub async fn run() -> Result<(), AgentError> {
         if let Err(error) = report.send(&reporting).await {
             say("not reported as ready", &error);
         }
+        // Only now: the boot does not wait for it, nor do the first programs.
+        tokio::task::spawn_blocking(move || reporting.exec.cgroups.favour_changes());
     });
 
     tokio::select! {

@@ -92,12 +92,10 @@ where
             exec::run(connection, agent, request.exec, Some(limits)).await
         }
         Request::Signal(request) => Ok(exec::signal(agent, request)?),
-        Request::AppendFile(_)
-        | Request::EditFile(_)
-        | Request::ReadLines(_)
-        | Request::FindFiles(_) => {
-            Err(failure(FailureCode::Unsupported, "not known to this agent").into())
-        }
+        Request::AppendFile(append) => files::append(connection, agent, append).await,
+        Request::EditFile(edit) => files::edit(connection, agent, edit).await,
+        Request::ReadLines(lines) => files::read_lines(connection, agent, lines).await,
+        Request::FindFiles(find) => files::find(connection, agent, find).await,
     }
 }
 

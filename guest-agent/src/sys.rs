@@ -47,8 +47,8 @@ pub struct DescriptorLimit {
     pub hard: libc::rlim_t,
 }
 
-/// Makes `command`'s child leave the agent behind: its own session and process group, its own
-/// identity, its own directory.
+/// Makes `command`'s child leave the agent behind: its own session and process group, its own control
+/// group, its own identity, its own directory.
 pub fn set_up_child(command: &mut Command, setup: ChildSetup) {
     let become_child = move || {
         // SAFETY: only async-signal-safe calls on memory that was allocated before the fork and is
@@ -58,8 +58,9 @@ pub fn set_up_child(command: &mut Command, setup: ChildSetup) {
         unsafe {
             check(libc::setsid().into())?;
             if let Some(cgroup) = &setup.cgroup {
-                // "0" is the writer itself. Whoever cannot enter is killed with its session only.
-                libc::write(cgroup.as_raw_fd(), b"0".as_ptr().cast(), 1);
+                // "0" is the writer itself.
+                let written = libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1);
+                check(written as libc::c_long)?;
             }
             raise_oom_score();
             if let Some(DescriptorLimit { soft, hard }) = setup.descriptors {

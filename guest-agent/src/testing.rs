@@ -163,13 +163,13 @@ impl Hierarchy {
         let found = mounts.find_map(|words| (words[2] == "cgroup2").then(|| words[1].to_owned()));
         let name = format!("waggle-test-{:016x}", rand::random::<u64>());
         let folder = found.map(|mount| Path::new(&mount).join(name));
-        match folder.as_ref().map(fs::create_dir) {
-            Some(Ok(())) => folder.map(Self),
-            outcome => {
-                eprintln!("skipped: cannot make control groups: {outcome:?} in {folder:?}");
-                None
-            }
+        let made = folder.as_ref().map(fs::create_dir);
+        let found = folder.filter(|_| matches!(made, Some(Ok(())))).map(Self);
+        let found = found.filter(|hierarchy| hierarchy.0.join("cgroup.kill").exists());
+        if found.is_none() {
+            eprintln!("skipped: no control groups that can be made and killed: {made:?}");
         }
+        found
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -7,11 +7,13 @@
 //! the use cases. A use case finds its environment in [`environment`] and works in it through a
 //! [`session`], the live link to one guest's agent. [`settings`] is what the operator chose,
 //! [`resolve`] how a language becomes a command, [`boot_disk`] the guest programs that this binary
-//! carries.
+//! carries. [`archive`] and [`cp`] are the two ends of `waggle cp`: routes of the server, and the command.
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod boot_disk;
+pub mod cp;
 pub mod environment;
 pub mod mcp;
 pub mod resolve;

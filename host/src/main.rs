@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line of `waggle`: `serve` (Streamable HTTP) and `mcp` (stdio).
+//! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio) and `cp` (files and folders).
 //!
 //! Standard output belongs to the protocol and to the one line that says where the server listens;
 //! logs go to standard error.
@@ -20,7 +20,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waggle::{
-    boot_disk,
+    archive, boot_disk, cp,
     environment::Runtime,
     mcp::{Handler, http, stdio},
     service::Service,
@@ -52,6 +52,8 @@ enum Command {
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Copy files and folders between this host and an environment of a running `waggle serve`
+    Cp(cp::Arguments),
 }
 
 /// How long a read of standard input, which nothing can interrupt, may hold up the end.
@@ -92,13 +94,13 @@ fn log() -> anyhow::Result<()> {
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
     match command {
         Command::Serve {
             settings,
             http: port,
         } => {
-            let options = http::Options {
+            let stop = stop_signal()?;
+            let mut options = http::Options {
                 access: port.access()?,
                 ..http::Options::default()
             };
@@ -115,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 return Ok(());
             };
             let address = listener.local_addr()?;
+            options.routes = archive::routes(Arc::clone(&service));
             let handler = Handler::new(Arc::clone(&service));
             let mut server = http::serve(handler, listener, options);
             announce(&format!("waggle listening on http://{address}/mcp"));
@@ -132,6 +135,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             failure
         }
         Command::Mcp { settings } => {
+            let stop = stop_signal()?;
             let Some(service) = until(&stop, open(*settings)).await? else {
                 return Ok(());
             };
@@ -154,6 +158,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
             service.shut_down().await;
             Ok(outcome?)
         }
+        // Signals are not caught: nothing would have to be cleaned up.
+        Command::Cp(arguments) => Ok(cp::run(arguments, warn).await?),
     }
 }
 
@@ -216,6 +222,10 @@ fn stop_signal() -> anyhow::Result<CancellationToken> {
         stop.cancel();
     });
     Ok(token)
+}
+
+fn warn(line: &str) {
+    let _ = writeln!(std::io::stderr(), "waggle: {line}");
 }
 
 fn announce(line: &str) {

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 use waggle::session::{
-    LinkError, Run,
+    LinkError, Run, WriteMode,
     capture::Captured,
     connection::{Connection, Reusable},
 };
@@ -286,7 +286,7 @@ async fn a_guest_that_refuses_a_write_without_reading_it_does_not_block_the_host
         user: User::Sandbox,
     };
     let content = vec![0; 1 << 20];
-    let write = connection.write_file(request, &content);
+    let write = connection.write_file(request, WriteMode::Replace, &content);
     let (outcome, reusable) = timeout(Duration::from_secs(60), write)
         .await
         .expect("the host does not wait for ever");

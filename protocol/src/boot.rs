@@ -32,6 +32,10 @@ pub const SCRATCH_DISK: &str = "waggle-scratch";
 /// Where the agent stands, both in an image (baked in) and on the boot disk (for injection).
 pub const AGENT_PATH: &str = "/usr/libexec/waggle/waggle-guest";
 
+/// Where an image and the boot disk have the program of [`Tool`](crate::message::Tool)s: beside the
+/// agent, who looks for it there.
+pub const TOOL_PATH: &str = "/usr/libexec/waggle/waggle-tool";
+
 /// Environment variable through which init hands [`BootConfig::ready_token`] to the agent, in
 /// lower-case hexadecimal.
 pub const READY_TOKEN_VARIABLE: &str = "WAGGLE_READY_TOKEN";

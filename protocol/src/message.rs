@@ -586,3 +586,52 @@ pub enum FailureCode {
     /// Version 2. The file is larger than the operation takes.
     TooLarge,
 }
+
+impl FailureCode {
+    /// Every code.
+    const ALL: [Self; 15] = [
+        Self::NotFound,
+        Self::IsDirectory,
+        Self::NotDirectory,
+        Self::NotRegular,
+        Self::PermissionDenied,
+        Self::InvalidPath,
+        Self::NoSpace,
+        Self::SpawnFailed,
+        Self::InvalidRequest,
+        Self::Unsupported,
+        Self::Io,
+        Self::NoMatch,
+        Self::Changed,
+        Self::NoProcess,
+        Self::TooLarge,
+    ];
+
+    /// The name under which a [`Tool`] tells it, on a line `NAME: message` of its standard error.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::IsDirectory => "is_directory",
+            Self::NotDirectory => "not_directory",
+            Self::NotRegular => "not_regular",
+            Self::PermissionDenied => "permission_denied",
+            Self::InvalidPath => "invalid_path",
+            Self::NoSpace => "no_space",
+            Self::SpawnFailed => "spawn_failed",
+            Self::InvalidRequest => "invalid_request",
+            Self::Unsupported => "unsupported",
+            Self::Io => "io",
+            Self::NoMatch => "no_match",
+            Self::Changed => "changed",
+            Self::NoProcess => "no_process",
+            Self::TooLarge => "too_large",
+        }
+    }
+
+    /// The code of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.name() == name)
+    }
+}

@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! An official MCP client (PyPI `mcp`, by `clients/driver.py`), as a value with async calls.
+//! An official MCP client (PyPI `mcp`, by `clients/driver.py`, or npm's, by `clients/driver.mjs`), as a
+//! value with async calls.
 //!
 //! Owns the driver process; dropping the client kills it. Calls may run side by side.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,22 +25,49 @@ use crate::settings;
 /// How long one call may take: a machine's boot has two minutes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Which release of the Python SDK to use.
+/// Which SDK to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sdk {
-    /// 2.3: speaks the stateless revision 2026-07-28 where the server does.
+    /// PyPI `mcp` 2.3: speaks the stateless revision 2026-07-28 where the server does.
     V2,
-    /// 1.30: speaks 2025-11-25, with sessions.
+    /// PyPI `mcp` 1.30: speaks 2025-11-25, with sessions.
     V1,
+    /// npm `@modelcontextprotocol/client` 2.4, asked to speak 2026-07-28. Of the test kit.
+    Js2,
+    /// npm `@modelcontextprotocol/sdk` 1.32: speaks 2025-11-25. Of the test kit.
+    Js1,
 }
 
 impl Sdk {
-    fn python(self) -> PathBuf {
-        let venv = match self {
-            Self::V2 => "WAGGLE_TEST_VENV_2",
-            Self::V1 => "WAGGLE_TEST_VENV_1",
+    /// The revision that it speaks with this server.
+    #[must_use]
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Self::V2 | Self::Js2 => "2026-07-28",
+            Self::V1 | Self::Js1 => "2025-11-25",
+        }
+    }
+
+    fn driver(self) -> Command {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+        let python = |venv| {
+            let mut driver = Command::new(settings::path(venv).join("bin/python"));
+            driver.arg(scripts.join("driver.py"));
+            driver
         };
-        settings::path(venv).join("bin/python")
+        let node = |package| {
+            let kit = settings::path(settings::TEST_KIT);
+            let mut driver = Command::new(kit.join("node/bin/node"));
+            driver.arg(scripts.join("driver.mjs"));
+            driver.arg(kit.join("npm")).arg(package);
+            driver
+        };
+        match self {
+            Self::V2 => python("WAGGLE_TEST_VENV_2"),
+            Self::V1 => python("WAGGLE_TEST_VENV_1"),
+            Self::Js2 => node("client"),
+            Self::Js1 => node("sdk"),
+        }
     }
 }
 
@@ -100,15 +128,83 @@ pub struct CallError {
     pub code: Option<i64>,
     /// The text.
     pub message: String,
+    /// The SDK's name for the error; `cancelled` if the test gave the call up.
+    pub kind: String,
 }
 
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
+/// A report of progress, as the SDK handed it on.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// How far the call is.
+    pub progress: f64,
+    /// The text, if there is one.
+    pub message: String,
+    /// Whether it came after the call's answer, where it has no business.
+    pub late: bool,
+}
+
+/// A call that was begun and not waited for.
+#[derive(Debug)]
+pub struct Call {
+    id: u64,
+    answer: oneshot::Receiver<Value>,
+    // What it asked for, for error texts.
+    request: String,
+}
+
+impl Call {
+    /// What [`Client::progress`] knows it by.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// A JSON-RPC error, or the SDK's own, such as a timeout.
+    ///
+    /// # Panics
+    /// If the client never answers.
+    pub async fn answer(self, patience: Duration) -> Result<ToolResult, CallError> {
+        self.raw(patience)
+            .await
+            .map(|result| ToolResult::parse(&result))
+    }
+
+    async fn raw(self, patience: Duration) -> Result<Value, CallError> {
+        let request = self.request;
+        let answer = timeout(patience, self.answer).await;
+        let mut answer = answer
+            .unwrap_or_else(|_| panic!("the client never answered {request}"))
+            .unwrap_or_else(|_| panic!("the client ended before it answered {request}"));
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match answer.get_mut("result") {
+            Some(result) => Ok(result.take()),
+            None => Err(CallError {
+                code: answer["error"]["code"].as_i64(),
+                message: text(&answer["error"]["message"]),
+                kind: text(&answer["error"]["kind"]),
+            }),
+        }
+    }
+}
+
+/// What the client said beside answers.
+#[derive(Debug, Default)]
+struct Heard {
+    waiting: HashMap<u64, oneshot::Sender<Value>>,
+    progress: HashMap<u64, Vec<Progress>>,
+    complaints: Vec<String>,
+}
+
+type Shared = Arc<Mutex<Heard>>;
 
 /// One connected MCP client.
 pub struct Client {
     driver: Child,
     input: AsyncMutex<Option<ChildStdin>>,
-    pending: Pending,
+    heard: Shared,
     next_id: AtomicU64,
     protocol: String,
 }
@@ -140,9 +236,7 @@ impl Client {
     }
 
     async fn start(sdk: Sdk, configure: impl FnOnce(&mut Command)) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/driver.py");
-        let mut command = Command::new(sdk.python());
-        command.arg(script);
+        let mut command = sdk.driver();
         configure(&mut command);
         // What the driver or a stdio server writes to stderr shows in the test's own output.
         let mut driver = command
@@ -150,7 +244,7 @@ impl Client {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("the client's Python starts");
+            .expect("the client starts");
         let input = driver.stdin.take().expect("stdin is piped");
         let mut lines = BufReader::new(driver.stdout.take().expect("stdout is piped")).lines();
 
@@ -165,13 +259,13 @@ impl Client {
             .expect("a protocol version")
             .to_owned();
 
-        let pending = Pending::default();
-        tokio::spawn(deliver(lines, pending.clone()));
+        let heard = Shared::default();
+        tokio::spawn(deliver(lines, heard.clone()));
         let input = AsyncMutex::new(Some(input));
         Self {
             driver,
             input,
-            pending,
+            heard,
             next_id: AtomicU64::new(1),
             protocol,
         }
@@ -223,6 +317,47 @@ impl Client {
             .map(|result| ToolResult::parse(&result))
     }
 
+    /// Begins a call and does not wait for it. With `progress`, the server is asked for reports.
+    pub async fn begin(
+        &self,
+        tool: &str,
+        arguments: Value,
+        limit: Duration,
+        progress: bool,
+    ) -> Call {
+        self.send(json!({
+            "op": "call", "tool": tool, "arguments": arguments, "timeout": limit.as_secs(),
+            "progress": progress,
+        }))
+        .await
+    }
+
+    /// Gives a call up, by the SDK's own means. Its answer is then an error of kind `cancelled`.
+    pub async fn cancel(&self, call: &Call) {
+        let cancelled = self.ask(json!({"op": "cancel", "call": call.id})).await;
+        cancelled.expect("the call is under way");
+    }
+
+    /// The reports of a call's progress that came so far.
+    ///
+    /// # Panics
+    /// Never: no panic holds the lock.
+    #[must_use]
+    pub fn progress(&self, call: u64) -> Vec<Progress> {
+        let heard = self.heard.lock().expect("no panic holds the lock");
+        heard.progress.get(&call).cloned().unwrap_or_default()
+    }
+
+    /// What the SDK said of messages that it could not place.
+    ///
+    /// # Panics
+    /// Never: no panic holds the lock.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let heard = self.heard.lock().expect("no panic holds the lock");
+        heard.complaints.clone()
+    }
+
     /// Ends the session as the SDK does, and waits for the driver (and so for a stdio server).
     pub async fn close(mut self) {
         drop(self.input.lock().await.take());
@@ -233,54 +368,63 @@ impl Client {
         assert!(status.success(), "the client ended with {status}");
     }
 
-    async fn ask(&self, mut request: Value) -> Result<Value, CallError> {
+    async fn ask(&self, request: Value) -> Result<Value, CallError> {
+        self.send(request).await.raw(CALL_TIMEOUT + PATIENCE).await
+    }
+
+    async fn send(&self, mut request: Value) -> Call {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         request["id"] = id.into();
         let (sender, answer) = oneshot::channel();
-        self.pending
+        self.heard
             .lock()
             .expect("no panic holds the lock")
+            .waiting
             .insert(id, sender);
-        let line = format!("{request}\n");
-        {
-            let mut input = self.input.lock().await;
-            let input = input.as_mut().expect("the client is open");
-            input
-                .write_all(line.as_bytes())
-                .await
-                .expect("the client reads its requests");
-        }
-        let answer = timeout(CALL_TIMEOUT + PATIENCE, answer).await;
-        let mut answer = answer
-            .unwrap_or_else(|_| panic!("the client never answered {request}"))
-            .unwrap_or_else(|_| panic!("the client ended before it answered {request}"));
-        match answer.get_mut("result") {
-            Some(result) => Ok(result.take()),
-            None => Err(CallError {
-                code: answer["error"]["code"].as_i64(),
-                message: answer["error"]["message"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-            }),
+        let request = request.to_string();
+        let mut input = self.input.lock().await;
+        let input = input.as_mut().expect("the client is open");
+        input
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("the client reads its requests");
+        Call {
+            id,
+            answer,
+            request,
         }
     }
 }
 
-/// Hands each answer to who waits for it. At the end of the output those who still wait learn it,
-/// since their senders are dropped.
-async fn deliver(mut lines: Lines<BufReader<ChildStdout>>, pending: Pending) {
+/// Hands each answer to who waits for it, and keeps the rest. At the end of the output those who still
+/// wait learn it, since their senders are dropped.
+async fn deliver(mut lines: Lines<BufReader<ChildStdout>>, heard: Shared) {
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(answer) = serde_json::from_str::<Value>(&line) else {
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
             eprintln!("the client wrote something that is not JSON: {line}");
             continue;
         };
-        let id = answer["id"].as_u64().unwrap_or_default();
-        let waiter = pending.lock().expect("no panic holds the lock").remove(&id);
-        if let Some(waiter) = waiter {
+        let mut heard = heard.lock().expect("no panic holds the lock");
+        if let Some(complaint) = message["complaint"].as_str() {
+            heard.complaints.push(complaint.to_owned());
+            continue;
+        }
+        let id = message["id"].as_u64().unwrap_or_default();
+        if let Some(progress) = message.get("progress") {
+            let late = !heard.waiting.contains_key(&id);
+            heard.progress.entry(id).or_default().push(Progress {
+                progress: progress["progress"].as_f64().unwrap_or(f64::NAN),
+                message: progress["message"].as_str().unwrap_or_default().to_owned(),
+                late,
+            });
+        } else if let Some(waiter) = heard.waiting.remove(&id) {
             // A test that stopped waiting wants no answer.
-            let _ = waiter.send(answer);
+            let _ = waiter.send(message);
         }
     }
-    pending.lock().expect("no panic holds the lock").clear();
+    heard
+        .lock()
+        .expect("no panic holds the lock")
+        .waiting
+        .clear();
 }

@@ -5,7 +5,8 @@
 //! ([`server`]), official MCP clients ([`client`]), a plain HTTP connection ([`http`]), and the
 //! process table as the judge of what was left behind ([`processes`]).
 //!
-//! Nothing here stands in for a part of the product: every machine is real.
+//! Nothing here stands in for a part of the product: every machine is real. Only the conformance suite
+//! meets tools of its own ([`fixture`]), on the product's HTTP stack.
 //!
 //! These are tests, so their tools panic, with a text that says what was expected.
 
@@ -15,6 +16,7 @@
 )]
 
 pub mod client;
+pub mod fixture;
 pub mod http;
 pub mod permits;
 pub mod poll;
@@ -24,7 +26,8 @@ pub mod scene;
 pub mod server;
 pub mod settings;
 
-pub use client::{Client, Sdk, ToolResult};
+pub use client::{Call, Client, Sdk, ToolResult};
+pub use fixture::Fixture;
 pub use permits::machines;
 pub use scene::Scene;
 pub use server::{Server, Settings};

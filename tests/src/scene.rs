@@ -5,8 +5,9 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::{Client, Sdk, Server, Settings, ToolResult};
+use crate::{Client, Sdk, Server, Settings, ToolResult, settings};
 
 /// A server and a client.
 pub struct Scene {
@@ -108,4 +109,15 @@ pub async fn create(client: &Client, runtime: &str) -> String {
         .as_str()
         .expect("an id")
         .to_owned()
+}
+
+/// A client whose server runs over stdio, its state in `data`.
+pub async fn stdio_client(sdk: Sdk, data: &TempDir) -> Client {
+    let command = Settings::default().command(&["mcp"], data.path());
+    let variables: Vec<_> = command
+        .as_std()
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value?.to_str()?.to_owned())))
+        .collect();
+    Client::stdio(sdk, &settings::path(settings::BIN), &["mcp"], &variables).await
 }

@@ -15,6 +15,8 @@ pub const IMAGE_CACHE_DIR: &str = "WAGGLE_IMAGE_CACHE_DIR";
 pub const ACCELERATOR: &str = "WAGGLE_ACCELERATOR";
 /// Where a server keeps its state.
 pub const DATA_DIR: &str = "WAGGLE_DATA_DIR";
+/// The clients and checkers that others wrote, as `tools/kit.sh` lays them out.
+pub const TEST_KIT: &str = "WAGGLE_TEST_KIT";
 
 /// A path that the environment must name.
 ///

@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 use waggle_tests::poll::PATIENCE;
 use waggle_tests::server::{PROMPT, run_files};
-use waggle_tests::{Client, Sdk, Server, Settings, machines, processes, scene, settings};
+use waggle_tests::{Client, Sdk, Server, Settings, machines, processes, scene};
 
 /// Every tool with its required and its other arguments.
 const TOOLS: &[(&str, &[&str], &[&str])] = &[
@@ -128,22 +128,22 @@ async fn live_a_life(client: &Client) {
     assert_eq!(listed, json!({"environments": [], "count": 0}));
 }
 
-async fn over_http(sdk: Sdk, protocol: &str) {
+async fn over_http(sdk: Sdk) {
     let _permit = machines(1).await;
     let server = Server::start(Settings::default()).await;
     let client = Client::http(sdk, &server.url()).await;
-    assert_eq!(client.protocol(), protocol);
+    assert_eq!(client.protocol(), sdk.protocol());
     live_a_life(&client).await;
     server.until_childless().await;
     client.close().await;
     server.stop(Signal::SIGTERM).await;
 }
 
-async fn over_stdio(sdk: Sdk, protocol: &str) {
+async fn over_stdio(sdk: Sdk) {
     let _permit = machines(1).await;
     let data = TempDir::new().expect("a temporary folder");
-    let client = stdio_client(sdk, &data).await;
-    assert_eq!(client.protocol(), protocol);
+    let client = scene::stdio_client(sdk, &data).await;
+    assert_eq!(client.protocol(), sdk.protocol());
     live_a_life(&client).await;
 
     // An environment that still runs at the end of the session goes with it.
@@ -170,34 +170,24 @@ async fn over_stdio(sdk: Sdk, protocol: &str) {
     assert!(files.is_empty(), "left behind: {files:#?}");
 }
 
-async fn stdio_client(sdk: Sdk, data: &TempDir) -> Client {
-    let command = Settings::default().command(&["mcp"], data.path());
-    let variables: Vec<_> = command
-        .as_std()
-        .get_envs()
-        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value?.to_str()?.to_owned())))
-        .collect();
-    Client::stdio(sdk, &settings::path(settings::BIN), &["mcp"], &variables).await
-}
-
 #[tokio::test]
 async fn sdk_2_over_http() {
-    over_http(Sdk::V2, "2026-07-28").await;
+    over_http(Sdk::V2).await;
 }
 
 #[tokio::test]
 async fn sdk_1_over_http() {
-    over_http(Sdk::V1, "2025-11-25").await;
+    over_http(Sdk::V1).await;
 }
 
 #[tokio::test]
 async fn sdk_2_over_stdio() {
-    over_stdio(Sdk::V2, "2026-07-28").await;
+    over_stdio(Sdk::V2).await;
 }
 
 #[tokio::test]
 async fn sdk_1_over_stdio() {
-    over_stdio(Sdk::V1, "2025-11-25").await;
+    over_stdio(Sdk::V1).await;
 }
 
 /// The SDKs kill a server that lingers after its input ended. This one is not killed: it must end

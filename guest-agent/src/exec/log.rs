@@ -82,7 +82,7 @@ impl LogStore {
             if !entry.file_name().to_str().is_some_and(is_log) {
                 continue;
             }
-            let Ok(metadata) = entry.metadata() else {
+            let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else {
                 continue;
             };
             let age = metadata.modified().ok();

@@ -36,12 +36,18 @@ const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 pub struct Programs(Mutex<HashMap<u32, Arc<Members>>>);
 
 impl Programs {
-    /// Enters `leader`, an unreaped child that leads its own session.
+    /// Enters `leader`, an unreaped child that leads its own session and is in `group`.
     #[must_use]
-    pub(super) fn enter(self: &Arc<Self>, leader: u32, group: Option<Cgroup>) -> Entered {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        leader: u32,
+        group: Option<Cgroup>,
+        may_leave: bool,
+    ) -> Entered {
         let members = Arc::new(Members {
             leader,
             group,
+            may_leave,
             killed: AtomicBool::new(false),
         });
         let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,6 +99,8 @@ impl Drop for Entered {
 pub(super) struct Members {
     leader: u32,
     group: Option<Cgroup>,
+    /// Whether they could leave the group: root can.
+    may_leave: bool,
     killed: AtomicBool,
 }
 
@@ -106,12 +114,16 @@ impl Members {
         {
             eprintln!("waggle-guest: kill the group of {}: {error}", self.leader);
         }
-        self.kill_session();
+        kill_session(self.leader);
     }
 
     /// Kills everyone in its session, and lets those live who left it.
     pub(super) fn kill_session(&self) {
-        kill_session(self.leader);
+        // The usual case, and cheaper to know than a search of the process table.
+        let nobody_left = |group: &Cgroup| !self.may_leave && group.is_empty();
+        if !self.group.as_ref().is_some_and(nobody_left) {
+            kill_session(self.leader);
+        }
     }
 
     /// Whether [`Members::kill_all`] was called.

@@ -90,7 +90,8 @@ pub(super) fn start(agent: &Agent, id: u64, request: Exec) -> Result<Started, Fa
     };
     sys::set_up_child(&mut command, setup);
 
-    let (child, pipes) = Child::spawn(&mut command, &agent.exec.programs, group)
+    let may_leave = identity.uid == 0;
+    let (child, pipes) = Child::spawn(&mut command, &agent.exec.programs, group, may_leave)
         .map_err(|error| not_spawned(&program, identity, &error))?;
     Ok(Started {
         child,

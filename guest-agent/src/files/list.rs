@@ -1,10 +1,12 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Listing a folder, some levels deep.
+//! Listing a folder, some levels deep: all of it, or what fits a pattern.
 //!
 //! Owns: the walk, its order, its batches. Invariants: links are not followed (but for the listed
-//! path itself); names are relative, as bytes; a batch fits a reply; memory is bounded.
+//! path itself); names are relative, as bytes; a batch fits a reply; memory is bounded; a walk ends
+//! when the host hangs up. With a pattern, folders that do not fit are descended all the same, and the
+//! limit counts what fits.
 //!
 //! **Order.** Up to [`SORTED_MAX`] entries (and [`SORTED_BYTES_MAX`] of names) are gathered, sorted by
 //! path component and cut to the limit, so that ordinary folders list the same way every time. A
@@ -21,13 +23,16 @@ use nix::errno::Errno;
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 use waggle_protocol::limits::ENTRIES_BATCH_BYTES;
-use waggle_protocol::message::{Entry, Failure, FailureCode, FileKind, ListFiles, Reply};
+use waggle_protocol::message::{
+    Entry, Failure, FailureCode, FileKind, FindFiles, ListFiles, Reply,
+};
 use walkdir::WalkDir;
 
 use super::nanoseconds;
 use crate::agent::Agent;
-use crate::connection::Connection;
+use crate::connection::{Connection, ConnectionError};
 use crate::failure::{failure, refused, refused_errno};
+use crate::glob::Glob;
 use crate::guest_path::GuestPath;
 use crate::identity::Identity;
 use crate::serve::OperationError;
@@ -64,6 +69,35 @@ pub async fn list<T>(
 where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
+    list_fitting(connection, agent, request, None).await
+}
+
+/// As [`list`], of what fits the request's pattern.
+///
+/// # Errors
+///
+/// [`OperationError`].
+pub async fn find<T>(
+    connection: &mut Connection<T>,
+    agent: &Agent,
+    request: FindFiles,
+) -> Result<Reply, OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
+    let glob = Glob::parse(&request.glob)?;
+    list_fitting(connection, agent, request.list, Some(glob)).await
+}
+
+async fn list_fitting<T>(
+    connection: &mut Connection<T>,
+    agent: &Agent,
+    request: ListFiles,
+    glob: Option<Glob>,
+) -> Result<Reply, OperationError>
+where
+    T: AsyncRead + AsyncWrite + AsFd + Unpin,
+{
     let path = GuestPath::parse(request.path.into_vec())?;
     if request.depth == 0 {
         let text = "depth 0 lists nothing; 1 lists the folder itself";
@@ -74,7 +108,7 @@ where
     // Never closed. Held no longer than the walk, which for most requests ends before the first
     // entry is sent: a host that does not read keeps no one waiting.
     let places = agent.open_folders.acquire_many(depth).await.ok();
-    let mut walk = Walk::open(path.as_path(), depth, identity)?;
+    let mut walk = Walk::open(path.as_path(), depth, identity, glob)?;
     let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
 
     let mut gathered = Vec::new();
@@ -83,7 +117,7 @@ where
         let first = gathered.len();
         walk.step(&mut gathered);
         name_bytes += gathered.iter().skip(first).map(name_length).sum::<usize>();
-        tokio::task::yield_now().await;
+        others_turn(connection).await?;
     }
     if walk.done {
         gathered.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -107,8 +141,18 @@ where
         gathered = Vec::new();
         walk.step(&mut gathered);
         // If there was nothing to send, the others still get their turn.
-        tokio::task::yield_now().await;
+        others_turn(connection).await?;
     }
+}
+
+/// Lets others run. A host that hung up meanwhile wants no more: as long as nothing is sent, nothing
+/// else would tell.
+async fn others_turn<T>(connection: &Connection<T>) -> Result<(), OperationError> {
+    tokio::task::yield_now().await;
+    if connection.liveness.peer_gone() {
+        return Err(ConnectionError::Cancelled.into());
+    }
+    Ok(())
 }
 
 /// Sends `entries` in batches that fit a reply, and returns how many do not fit one by themselves.
@@ -191,12 +235,18 @@ struct Walk {
     root: PathBuf,
     entries: walkdir::IntoIter,
     identity: Identity,
+    glob: Option<Glob>,
     unreadable: u64,
     done: bool,
 }
 
 impl Walk {
-    fn open(root: &Path, depth: u32, identity: Identity) -> Result<Self, Failure> {
+    fn open(
+        root: &Path,
+        depth: u32,
+        identity: Identity,
+        glob: Option<Glob>,
+    ) -> Result<Self, Failure> {
         // walkdir would list a file as itself, and count an unreadable root as one bad entry.
         identity.act(|| {
             let found = fs::metadata(root).map_err(|error| refused(root, &error))?;
@@ -214,6 +264,7 @@ impl Walk {
             root: root.to_owned(),
             entries,
             identity,
+            glob,
             unreadable: 0,
             done: false,
         })
@@ -225,6 +276,7 @@ impl Walk {
             root,
             entries,
             identity,
+            glob,
             unreadable,
             done,
         } = self;
@@ -235,9 +287,12 @@ impl Walk {
                     return;
                 };
                 let found = entry.and_then(|entry| {
-                    let found = entry.metadata()?;
-                    let path = entry.path().strip_prefix(&*root);
-                    Ok(path.ok().map(|path| Found::new(path.to_owned(), &found)))
+                    let path = entry.path().strip_prefix(&*root).ok();
+                    let fits = |path: &&Path| glob.as_ref().is_none_or(|glob| glob.matches(path));
+                    let Some(path) = path.filter(fits) else {
+                        return Ok(None);
+                    };
+                    Ok(Some(Found::new(path.to_owned(), &entry.metadata()?)))
                 });
                 match found {
                     Ok(found) => into.extend(found),

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The file operations, one file each: [`read`], [`write`], [`list`].
+//! The file operations, one file each: [`read`], [`read_lines`], [`write`], [`append`], [`edit`],
+//! [`list`], which also finds.
 //!
 //! Owns: what they share. Does not own: permissions (`identity`), texts (`failure`).
 //!
@@ -9,10 +10,14 @@
 //! permissions; memory does not grow with the size of a file or folder; between steps of bounded
 //! size the other connections get their turn.
 
+mod append;
+mod edit;
+mod lines;
 mod list;
 mod read;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod write;
 
 use std::fs::Metadata;
@@ -21,7 +26,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use waggle_protocol::message::{Failure, FailureCode};
 
-pub use self::list::{OPEN_FOLDERS_MAX, list};
+pub use self::append::append;
+pub use self::edit::edit;
+pub use self::lines::read_lines;
+pub use self::list::{OPEN_FOLDERS_MAX, find, list};
 pub use self::read::read;
 pub use self::write::write;
 use crate::failure::{failure, refused_errno};
@@ -39,17 +47,20 @@ struct Turn {
 }
 
 impl Turn {
-    async fn moved(&mut self, bytes: usize) {
+    /// Returns whether the others had their turn.
+    async fn moved(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
-        if self.bytes >= TURN_BYTES {
+        let is_due = self.bytes >= TURN_BYTES;
+        if is_due {
             self.bytes = 0;
             tokio::task::yield_now().await;
         }
+        is_due
     }
 }
 
 /// Refuses what is not a regular file.
-fn require_regular(path: &Path, found: &Metadata) -> Result<(), Failure> {
+pub(crate) fn require_regular(path: &Path, found: &Metadata) -> Result<(), Failure> {
     if found.is_file() {
         Ok(())
     } else if found.is_dir() {

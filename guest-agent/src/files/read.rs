@@ -21,7 +21,7 @@ use waggle_protocol::message::{Failure, FileInfo, ReadFile, Reply};
 
 use super::{Turn, nanoseconds, require_regular};
 use crate::agent::Agent;
-use crate::connection::{Connection, OutFrame};
+use crate::connection::Connection;
 use crate::failure::refused;
 use crate::guest_path::GuestPath;
 use crate::identity::Identity;
@@ -54,7 +54,7 @@ where
         let Some(offset) = request.offset.checked_add(bytes) else {
             break;
         };
-        let count = read_at(&file, &mut frame, offset, left)
+        let count = read_at(&file, frame.room(), offset, left)
             .map_err(|error| refused(path.as_path(), &error))?;
         if count == 0 {
             break;
@@ -67,7 +67,8 @@ where
     Ok(Reply::FileEnd { bytes })
 }
 
-fn open(path: &Path, identity: &Identity) -> Result<(File, FileInfo), Failure> {
+/// Opens a regular file, without waiting for anyone.
+pub(super) fn open(path: &Path, identity: &Identity) -> Result<(File, FileInfo), Failure> {
     let opened = identity.act(|| {
         require_regular(path, &fs::metadata(path).map_err(|e| refused(path, &e))?)?;
         OpenOptions::new()
@@ -87,9 +88,8 @@ fn open(path: &Path, identity: &Identity) -> Result<(File, FileInfo), Failure> {
     Ok((file, info))
 }
 
-/// Reads at most `left` bytes into `frame`; 0 at the end.
-fn read_at(file: &File, frame: &mut OutFrame, offset: u64, left: u64) -> io::Result<usize> {
-    let room = frame.room();
+/// Reads at most `left` bytes into `room`; 0 at the end.
+pub(super) fn read_at(file: &File, room: &mut [u8], offset: u64, left: u64) -> io::Result<usize> {
     let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
     let Some(room) = room.get_mut(..most).filter(|room| !room.is_empty()) else {
         return Ok(0);

@@ -16,19 +16,19 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, PosixFadviseAdvice, open, openat, posix_fadvise, renameat};
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::io::{AsyncRead, AsyncWrite};
 use waggle_protocol::frame::Kind;
 use waggle_protocol::message::{Failure, FailureCode, Reply, WriteFile};
 
-use super::{Turn, require_regular};
+use super::{require_regular, upload};
 use crate::agent::Agent;
 use crate::connection::Connection;
 use crate::failure::{failure, refused, refused_errno};
@@ -37,15 +37,11 @@ use crate::identity::Identity;
 use crate::serve::OperationError;
 
 /// Mode of a file that replaces none, if the request names no mode.
-const NEW_FILE_MODE: u32 = 0o644;
+pub(super) const NEW_FILE_MODE: u32 = 0o644;
 /// Mode of folders made on request.
 const NEW_FOLDER_MODE: u32 = 0o755;
 /// Most links from one path to the file, as in the kernel (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
-/// Write-back to disk starts every so many bytes, so that the final fsync has little left to do and
-/// dirty pages do not fill the guest's memory.
-const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
-
 /// Takes the upload that follows `request` and returns the terminal reply.
 ///
 /// # Errors
@@ -63,41 +59,32 @@ where
     let path = GuestPath::parse(request.path.into_vec())?;
     let identity = agent.identity(request.user);
     let target = identity.act(|| Target::find(path.as_path(), request.create_parents))?;
-    let mut draft = Draft::create(target, identity.clone())?;
+    let draft = Draft::create(target, identity.clone())?;
 
-    let mut turn = Turn::default();
-    let mut written: u64 = 0;
-    let mut synced: u64 = 0;
-    loop {
-        let payload = connection.next_upload(Kind::File).await?;
-        if payload.is_empty() {
-            break;
-        }
-        draft.append(&payload)?;
-        written += payload.len() as u64;
-        if written - synced >= WRITEBACK_BYTES {
-            draft.start_writeback(synced, written - synced);
-            synced = written;
-        }
-        turn.moved(payload.len()).await;
-    }
+    let Draft {
+        target,
+        owner,
+        file,
+        ..
+    } = &draft;
+    let bytes = upload::take(connection, file, &target.path, owner, 0).await?;
     draft.publish(request.mode).await?;
-    Ok(Reply::Written { bytes: written })
+    Ok(Reply::Written { bytes })
 }
 
 /// Where the new content goes: a name in an open folder.
 #[derive(Debug)]
-struct Target {
-    path: PathBuf,
-    folder: OwnedFd,
-    name: OsString,
-    /// Mode of the file that is replaced.
-    old_mode: Option<u32>,
+pub(super) struct Target {
+    pub(super) path: PathBuf,
+    pub(super) folder: OwnedFd,
+    pub(super) name: OsString,
+    /// Mode of the file that is there.
+    pub(super) old_mode: Option<u32>,
 }
 
 impl Target {
     /// Finds the file behind `path`. Runs with the user's permissions.
-    fn find(path: &Path, create_parents: bool) -> Result<Self, Failure> {
+    pub(super) fn find(path: &Path, create_parents: bool) -> Result<Self, Failure> {
         let (path, old_mode) = follow_links(path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // `/`, or a path that ends in `..`.
@@ -162,7 +149,7 @@ fn follow_links(path: &Path) -> Result<(PathBuf, Option<u32>), Failure> {
 
 /// The new content until it is published; removed if it never is.
 #[derive(Debug)]
-struct Draft {
+pub(super) struct Draft {
     target: Target,
     owner: Identity,
     file: File,
@@ -171,7 +158,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn create(target: Target, owner: Identity) -> Result<Self, Failure> {
+    pub(super) fn create(target: Target, owner: Identity) -> Result<Self, Failure> {
         let id: u64 = rand::random();
         let name = format!(".waggle_{id:016x}.tmp");
         let flags =
@@ -188,34 +175,13 @@ impl Draft {
         })
     }
 
-    fn append(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        self.owner
-            .act(|| self.file.write_all(payload))
-            .map_err(|error| refused(&self.target.path, &error))
-    }
-
-    /// Starts to write a part back to disk, without waiting for it, and to let go of its pages.
-    /// (`sync_file_range` would do nothing on an overlay, which passes this one on.)
-    fn start_writeback(&self, offset: u64, length: u64) {
-        if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
-            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            // An error is of no concern: the later fsync reports real ones.
-            let _ = posix_fadvise(&self.file, offset, length, advice);
-        }
-    }
-
-    /// Waits until the content is on disk, on a thread of its own: an fsync may take seconds, and
-    /// deadlines of other operations hold meanwhile. The one exception to the single thread
-    /// (`crate`): it touches a descriptor and nothing else.
-    async fn sync(&self) -> io::Result<()> {
-        let file = self.file.try_clone()?;
-        tokio::task::spawn_blocking(move || file.sync_all())
-            .await
-            .map_err(io::Error::other)?
+    /// Adds to the new content.
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<(), OperationError> {
+        upload::write_all(&self.file, &self.target.path, &self.owner, bytes)
     }
 
     /// Gives it its mode and the target's name.
-    async fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
+    pub(super) async fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
         let mode = mode.or(self.target.old_mode).unwrap_or(NEW_FILE_MODE) & 0o7777;
         let target = &self.target;
         let Some(name) = self.name.as_deref() else {
@@ -225,7 +191,7 @@ impl Draft {
         self.owner
             .act(|| self.file.set_permissions(Permissions::from_mode(mode)))
             .map_err(refused)?;
-        self.sync().await.map_err(refused)?;
+        upload::sync(&self.file).await.map_err(refused)?;
         let folder = &target.folder;
         self.owner
             .act(|| renameat(folder, name, folder, target.name.as_os_str()))

@@ -9,8 +9,8 @@
 //!
 //! Does not own: anything the host asks later; that is the agent's.
 //!
-//! **What the boot disk must hold**: `/init`, the agent at `protocol::boot::AGENT_PATH`, and the
-//! empty folders `/dev`, `/proc`, `/sys` and `/mnt`. The disk is read-only; every further mount point
+//! **What the boot disk must hold**: `/init`, the agent at `protocol::boot::AGENT_PATH`, its tool at
+//! `TOOL_PATH`, and the empty folders `/dev`, `/proc`, `/sys` and `/mnt`. The disk is read-only; every further mount point
 //! is made in a tmpfs over `/mnt`.
 //!
 //! **Order.** The call to the host comes first, because the host takes it for the start of the guest;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
-use waggle_protocol::boot::{AGENT_PATH, IMAGE_DISK, SCRATCH_DISK};
+use waggle_protocol::boot::{AGENT_PATH, IMAGE_DISK, SCRATCH_DISK, TOOL_PATH};
 
 use super::{InitError, console, disks};
 
@@ -27,8 +27,10 @@ const UPPER: &str = "/mnt/scratch/upper";
 const WORK: &str = "/mnt/scratch/work";
 const ROOT: &str = "/mnt/root";
 
-/// Where the boot disk's agent is copied for an image that has none, in the new root's tmpfs.
+/// Where the boot disk's agent is copied for an image that has none, in the new root's tmpfs; and the
+/// agent's tool beside it.
 const INJECTED_AGENT: &str = "/run/waggle/waggle-guest";
+const INJECTED_TOOL: &str = "/run/waggle/waggle-tool";
 
 const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const PLAIN_DATA: MsFlags = NO_DEVICES.union(MsFlags::MS_NOEXEC);
@@ -140,6 +142,7 @@ impl NewRoot {
     pub(super) fn enter(self, inject: bool) -> Result<PathBuf, InitError> {
         // Opened while the boot disk is still in reach.
         let own_agent = File::open(AGENT_PATH);
+        let own_tool = File::open(TOOL_PATH);
         let failed = |errno: Errno| path_error("enter", ROOT, errno.into());
         chdir(ROOT).map_err(failed)?;
         mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
@@ -158,6 +161,11 @@ impl NewRoot {
         own_agent
             .and_then(|own_agent| install(own_agent, INJECTED_AGENT.as_ref()))
             .map_err(|source| path_error("copy the boot disk's", AGENT_PATH, source))?;
+        // Without it the agent does all else.
+        let tool = own_tool.and_then(|own_tool| install(own_tool, INJECTED_TOOL.as_ref()));
+        if let Err(error) = tool {
+            console::say(&format!("cannot copy the boot disk's {TOOL_PATH}: {error}"));
+        }
         Ok(INJECTED_AGENT.into())
     }
 }

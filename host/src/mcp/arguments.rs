@@ -134,11 +134,17 @@ pub(super) struct WriteFile {
     pub(super) environment_id: String,
     /// Absolute path, such as `/home/sandbox/data.csv`.
     pub(super) path: String,
-    /// The whole content of the file.
+    /// What to write: the whole content of the file, or what to append.
     pub(super) content: String,
     /// How `content` is encoded: `base64` for bytes that are not text.
     #[serde(default = "utf8")]
     pub(super) encoding: Encoding,
+    /// Permission bits in octal, such as `0755`. Default: those of the file that is replaced, or 0644.
+    #[schemars(regex(pattern = r"^(0o)?[0-7]{1,5}$"))]
+    pub(super) mode: Option<String>,
+    /// Write behind what is in the file instead of replacing it.
+    #[serde(default)]
+    pub(super) append: bool,
 }
 
 fn utf8() -> Encoding {
@@ -155,11 +161,40 @@ pub(super) struct ReadFile {
     /// How the content is returned. Default: text if it is UTF-8, else base64.
     pub(super) encoding: Option<Encoding>,
     /// First byte to read. Default: 0.
-    #[serde(default)]
-    pub(super) offset: u64,
+    pub(super) offset: Option<u64>,
     /// Most bytes to read, at most 262,144. Default: to the end.
     #[schemars(range(min = 1, max = 262_144))]
     pub(super) length: Option<u64>,
+    /// First line to read, from 1; instead of offset and length. Default with line_count: 1.
+    #[schemars(range(min = 1))]
+    pub(super) start_line: Option<u64>,
+    /// Most lines to read. Default with start_line: 1000.
+    #[schemars(range(min = 1, max = 262_144))]
+    pub(super) line_count: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EditFile {
+    /// Id from `create_environment`.
+    pub(super) environment_id: String,
+    /// Absolute path of the file.
+    pub(super) path: String,
+    /// The text to replace, exactly as it is in the file, at most 262,144 bytes.
+    #[schemars(length(min = 1, max = 262_144))]
+    pub(super) old_text: String,
+    /// What to put in its place, at most 262,144 bytes; empty to remove it.
+    #[schemars(length(max = 262_144))]
+    pub(super) new_text: String,
+    /// How often old_text must occur; all of these are replaced. Default: 1.
+    #[schemars(range(min = 1))]
+    pub(super) expected_replacements: Option<u32>,
+    /// Replace old_text however often it occurs.
+    #[serde(default)]
+    pub(super) replace_all: bool,
+    /// SHA-256 that the file must have before, in hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    pub(super) sha256: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -169,12 +204,45 @@ pub(super) struct ListFiles {
     pub(super) environment_id: String,
     /// Absolute path of the folder. Default: `/home/sandbox`.
     pub(super) path: Option<String>,
-    /// Levels to descend; 1 lists the folder alone.
-    #[serde(default = "one")]
+    /// Levels to descend; 1 lists the folder alone. Default: 1, or with glob all of them.
     #[schemars(range(min = 1, max = 64))]
-    pub(super) depth: u32,
+    pub(super) depth: Option<u32>,
+    /// List only what fits this pattern: `*.py`, `src/**/*.{ts,tsx}`. Without a slash it is matched
+    /// against the last part of a path, else against the path relative to the folder.
+    #[schemars(length(min = 1, max = 1000))]
+    pub(super) glob: Option<String>,
+    /// Most entries to return. Default: 2000.
+    #[schemars(range(min = 1, max = 2000))]
+    pub(super) limit: Option<u32>,
 }
 
-fn one() -> u32 {
-    1
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SearchFiles {
+    /// Id from `create_environment`.
+    pub(super) environment_id: String,
+    /// Regular expression (Rust's syntax: no look-around, no back-references), matched line by line.
+    #[schemars(length(min = 1, max = 1000))]
+    pub(super) pattern: String,
+    /// Absolute path of the folder or file to search. Default: `/home/sandbox`.
+    pub(super) path: Option<String>,
+    /// Search only files that fit this pattern: `*.py`, `src/**/*.{ts,tsx}`.
+    #[schemars(length(min = 1, max = 1000))]
+    pub(super) glob: Option<String>,
+    /// Take pattern as plain text.
+    #[serde(default)]
+    pub(super) literal: bool,
+    /// Ignore case.
+    #[serde(default)]
+    pub(super) ignore_case: bool,
+    /// Search hidden files as well, and those that .gitignore and the like name.
+    #[serde(default)]
+    pub(super) all_files: bool,
+    /// Lines to show before and after each match. Default: 0.
+    #[serde(default)]
+    #[schemars(range(max = 10))]
+    pub(super) context_lines: u32,
+    /// Most matching lines to return. Default: 100.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) limit: Option<u32>,
 }

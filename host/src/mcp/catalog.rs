@@ -23,11 +23,13 @@ pub(super) enum Name {
     InstallPackages,
     WriteFile,
     ReadFile,
+    EditFile,
     ListFiles,
+    SearchFiles,
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::CreateEnvironment,
         Self::DestroyEnvironment,
         Self::ListEnvironments,
@@ -36,7 +38,9 @@ impl Name {
         Self::InstallPackages,
         Self::WriteFile,
         Self::ReadFile,
+        Self::EditFile,
         Self::ListFiles,
+        Self::SearchFiles,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -49,7 +53,9 @@ impl Name {
             Self::InstallPackages => "install_packages",
             Self::WriteFile => "write_file",
             Self::ReadFile => "read_file",
+            Self::EditFile => "edit_file",
             Self::ListFiles => "list_files",
+            Self::SearchFiles => "search_files",
         }
     }
 
@@ -116,22 +122,48 @@ impl Name {
                 self,
                 "Write a file",
                 "Writes a whole file as the user sandbox, creating missing folders. An existing \
-                 file is replaced at once, never half. Use encoding base64 for bytes.",
-                hints(false, true, true),
+                 file is replaced at once, never half; with append the content goes behind what \
+                 is there. Use encoding base64 for bytes, mode for permissions (0755 for a \
+                 program). To change a part of a file, edit_file is shorter.",
+                hints(false, true, false),
             ),
             Self::ReadFile => tool::<arguments::ReadFile, results::Read>(
                 self,
                 "Read a file",
                 "Returns a file's content: as text if it is UTF-8, else as base64. At most \
-                 262,144 bytes a call; use offset and length for larger files.",
+                 262,144 bytes a call: for larger files use start_line and line_count (text), or \
+                 offset and length (bytes), not both. search_files finds the lines to read.",
                 hints(true, false, true),
+            ),
+            Self::EditFile => tool::<arguments::EditFile, results::Edited>(
+                self,
+                "Edit a file",
+                "Replaces old_text by new_text in a file, at once and as the user sandbox, and \
+                 returns how often it did. old_text must be exactly what the file has, with white \
+                 space and line ends, and must occur expected_replacements times (default 1), or \
+                 the file is left as it is and the error says how often it occurs: give more of \
+                 the lines around it to make it unique, or replace_all. With sha256 (an earlier \
+                 edit returns it) it is refused if somebody else has changed the file. Files of at \
+                 most 8 MiB.",
+                hints(false, true, false),
             ),
             Self::ListFiles => tool::<arguments::ListFiles, results::Files>(
                 self,
                 "List files",
                 "Lists a folder (default /home/sandbox), sorted by name, with sizes, permissions \
-                 and times. With depth it descends; names are then relative paths. Symbolic links \
-                 are not followed. At most 2,000 entries.",
+                 and times. With depth it descends; names are then relative paths. With glob it \
+                 finds files by pattern, at any depth. Symbolic links are not followed. At most \
+                 2,000 entries.",
+                hints(true, false, true),
+            ),
+            Self::SearchFiles => tool::<arguments::SearchFiles, results::Matches>(
+                self,
+                "Search in files",
+                "Searches files below a folder (default /home/sandbox), or one file, for a regular \
+                 expression, and returns the matching lines as path:number: text, at most limit \
+                 of them. Hidden files, those that .gitignore names, and binary files are left \
+                 out; all_files takes the first two in. Long lines are cut. Symbolic links are not \
+                 followed. It stops after 30 seconds with what it has found.",
                 hints(true, false, true),
             ),
         }
@@ -204,7 +236,7 @@ fn schema<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
 }
 
 /// Removes what strict validators reject (`format: uint32` and the like are Rust's, not JSON
-/// Schema's) and what only costs a model tokens (Rust's type names).
+/// Schema's; types come singly) and what only costs a model tokens (Rust's type names).
 #[derive(Debug, Clone)]
 struct Plain;
 
@@ -219,7 +251,33 @@ impl Transform for Plain {
             schema.remove("format");
         }
         schema.remove("title");
+        never_null(schema);
         schemars::transform::transform_subschemas(self, schema);
+    }
+}
+
+/// Removes the choice of null: an optional argument is left out, and so is a result that there is none
+/// of (the server takes null all the same). More than one type is beyond some models' dialects.
+fn never_null(schema: &mut schemars::Schema) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [single] = types.as_slice() {
+            let single = single.clone();
+            schema.insert("type".to_owned(), single);
+        }
+    }
+    if let Some(Value::Array(branches)) = schema.get_mut("anyOf") {
+        branches.retain(|branch| branch.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(single)] = branches.as_slice() {
+            let single = single.clone();
+            schema.remove("anyOf");
+            // What is said of the argument comes before what is said of its type.
+            for (key, value) in single {
+                if schema.get(&key).is_none() {
+                    schema.insert(key, value);
+                }
+            }
+        }
     }
 }
 
@@ -252,6 +310,7 @@ mod tests {
                 let text = serde_json::to_string(schema).expect("JSON");
                 assert!(!text.contains("\"format\""), "{name}: {text}");
                 assert!(!text.contains("$ref"), "{name}: {text}");
+                assert!(!text.contains("\"null\""), "{name}: {text}");
             }
         }
     }

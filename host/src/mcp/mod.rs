@@ -9,6 +9,7 @@
 
 mod arguments;
 mod catalog;
+mod files;
 pub mod http;
 mod progress;
 mod results;
@@ -19,11 +20,12 @@ use std::sync::Arc;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod,
-        CompleteRequestParams, CompleteResult, ContentBlock, Implementation, JsonObject,
-        ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesRequestMethod,
-        ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult,
-        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestMethod,
+        CompleteRequestParams, CompleteResult, ContentBlock, CustomRequest, CustomResult,
+        DiscoverResult, ErrorCode, Implementation, JsonObject, ListPromptsRequestMethod,
+        ListPromptsResult, ListResourceTemplatesRequestMethod, ListResourceTemplatesResult,
+        ListResourcesRequestMethod, ListResourcesResult, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
     transport::common::http_header::HEADER_SESSION_ID,
@@ -34,8 +36,8 @@ use crate::service::{
     Call, CreateRequest, ExecuteRequest, Execution, ReadFrom, Service, ServiceError, Until,
 };
 use arguments::{
-    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, ListFiles,
-    Process, ProcessAction, ReadFile, WriteFile,
+    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, Process,
+    ProcessAction,
 };
 use catalog::Name;
 
@@ -52,11 +54,20 @@ const REQUEST_MAX: usize = 24 * 1024 * 1024;
 /// what surrounds a result takes far less than the rest.
 const RESULT_MAX: usize = 1_000_000;
 
+/// The methods that are served in every revision.
+const KNOWN_METHODS: [&str; 2] = ["tools/call", "tools/list"];
+
+/// How long clients may keep the list of tools and what else the server says of itself. It changes
+/// only with a new server; this is how long one may go unnoticed.
+const FRESH_MS: u64 = 5 * 60 * 1000;
+
 /// The MCP server's view of the use cases. Cheap to clone: one for each MCP session.
 #[derive(Debug, Clone)]
 pub struct Handler {
     service: Arc<Service>,
     tools: Arc<Vec<Tool>>,
+    /// Who answers, for results of the revision that has no handshake to say it.
+    signature: Arc<MetaObject>,
 }
 
 impl Handler {
@@ -64,7 +75,22 @@ impl Handler {
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
         let tools = Arc::new(catalog::tools(service.settings()));
-        Self { service, tools }
+        // rmcp knows the key, but sets it on this kind of result only.
+        let signed = DiscoverResult::new(Vec::new(), ServerCapabilities::default())
+            .with_server_info(identity());
+        Self {
+            service,
+            tools,
+            signature: Arc::new(signed.meta.unwrap_or_default()),
+        }
+    }
+
+    /// Signs a result, if the request is of a revision that asks for it.
+    fn sign(&self, meta: &mut Option<MetaObject>, context: &RequestContext<RoleServer>) {
+        if is_stateless(context) {
+            let meta = meta.get_or_insert_default();
+            meta.0.extend(self.signature.0.clone());
+        }
     }
 
     async fn dispatch(
@@ -82,7 +108,9 @@ impl Handler {
             Name::InstallPackages => self.install_packages(arguments, call).await,
             Name::WriteFile => self.write_file(arguments).await,
             Name::ReadFile => self.read_file(arguments).await,
+            Name::EditFile => self.edit_file(arguments).await,
             Name::ListFiles => self.list_files(arguments).await,
+            Name::SearchFiles => self.search_files(arguments).await,
         };
         outcome.unwrap_or_else(|error| {
             tracing::info!(tool = name.as_str(), %error, "a call was refused or failed");
@@ -208,55 +236,6 @@ impl Handler {
         let guidance = installed.end.guidance();
         guided(success(&results::Installed::from(installed))?, guidance)
     }
-
-    async fn write_file(&self, arguments: JsonObject) -> Outcome {
-        let WriteFile {
-            environment_id,
-            path,
-            content,
-            encoding,
-        } = parse(arguments)?;
-        let content = crate::service::Content {
-            encoding,
-            text: content,
-        };
-        let written = self
-            .service
-            .write_file(&environment_id, &path, content)
-            .await?;
-        success(&results::Written::new(path, &written))
-    }
-
-    async fn read_file(&self, arguments: JsonObject) -> Outcome {
-        let ReadFile {
-            environment_id,
-            path,
-            encoding,
-            offset,
-            length,
-        } = parse(arguments)?;
-        let read = self
-            .service
-            .read_file(&environment_id, &path, encoding, offset, length)
-            .await?;
-        let read = results::Read::new(path, read);
-        // For people and models the content itself, not JSON around it.
-        let text = read.content.clone();
-        structured(&read, Some(text))
-    }
-
-    async fn list_files(&self, arguments: JsonObject) -> Outcome {
-        let ListFiles {
-            environment_id,
-            path,
-            depth,
-        } = parse(arguments)?;
-        let listing = self
-            .service
-            .list_files(&environment_id, path, depth)
-            .await?;
-        success(&results::Files::from(listing))
-    }
 }
 
 /// Why a call has no result.
@@ -306,13 +285,31 @@ fn structured<R: Serialize>(result: &R, text: Option<String>) -> Outcome {
     let length = json.len();
     let text = text.unwrap_or(json);
     // The text is escaped once more when it is sent.
-    let size = length + serde_json::to_string(&text)?.len();
+    let size = length + json_length(&text);
     if size > RESULT_MAX {
         return Err(CallError::TooLarge { size });
     }
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(value);
     Ok(result)
+}
+
+/// Bytes of `value` as JSON, which is written nowhere.
+fn json_length<T: Serialize + ?Sized>(value: &T) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // The results hold nothing that JSON has not.
+    let _ = serde_json::to_writer(&mut counter, value);
+    counter.0
 }
 
 /// Turns a result into an error that says what to do next, with the result still in it.
@@ -331,22 +328,67 @@ fn was_taken_back(context: &RequestContext<RoleServer>) -> bool {
     http.is_none_or(|parts| parts.headers.contains_key(HEADER_SESSION_ID))
 }
 
+fn identity() -> Implementation {
+    let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
+    server.title = Some("Waggle".to_owned());
+    server
+}
+
+/// Whether the request is of a revision without handshake and sessions. Only those name theirs in
+/// each request.
+fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
+    let revision = context.meta.protocol_version();
+    revision.is_some_and(|revision| revision >= ProtocolVersion::V_2026_07_28)
+}
+
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
-        let mut server = Implementation::new("waggle", env!("CARGO_PKG_VERSION"));
-        server.title = Some("Waggle".to_owned());
         let mut info = ServerConfig::new(ServerCapabilities::builder().enable_tools().build());
-        info.server_info = server;
+        info.server_info = identity();
         info.instructions = Some(INSTRUCTIONS.to_owned());
         info
     }
 
+    async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        let revisions = self.supported_protocol_versions().into_owned();
+        // It is signed there.
+        let result = DiscoverResult::from_server_info(revisions, self.get_info());
+        Ok(result
+            .with_ttl_ms(FRESH_MS)
+            .with_cache_scope(CacheScope::Public))
+    }
+
     async fn list_tools(
         &self,
-        _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
+        request: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.as_ref().clone()))
+        if let Some(cursor) = request.and_then(|request| request.cursor) {
+            let text = format!("no cursor {cursor:?}; the list of tools has one page");
+            return Err(ErrorData::invalid_params(text, None));
+        }
+        // The schemas are shared, so this copies a few words for each tool.
+        let mut result = ListToolsResult::with_all_items(self.tools.as_ref().clone());
+        if is_stateless(&context) {
+            result.ttl_ms = Some(FRESH_MS);
+            result.cache_scope = Some(CacheScope::Public);
+        }
+        self.sign(&mut result.meta, &context);
+        Ok(result)
+    }
+
+    /// rmcp takes a request whose parameters it cannot read for one with an unknown method.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if KNOWN_METHODS.contains(&method.as_str()) {
+            let text = format!("the parameters of {method} are not those of its schema in MCP");
+            return Err(ErrorData::invalid_params(text, None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
     }
 
     async fn call_tool(
@@ -366,7 +408,10 @@ impl ServerHandler for Handler {
         let call = Arc::new(Call::default());
         let work = self.dispatch(name, request.arguments.unwrap_or_default(), &call);
         tokio::select! {
-            result = progress::reported(work, &call, &context) => Ok(result.into()),
+            mut result = progress::reported(work, &call, &context) => {
+                self.sign(&mut result.meta, &context);
+                Ok(result.into())
+            }
             // Dropping the operation ends it: a program is killed, a boot is stopped.
             () = context.ct.cancelled() => {
                 if was_taken_back(&context) {

@@ -3,15 +3,16 @@
 
 //! The tools' results, under the original's field names.
 
-use jiff::Timestamp;
+mod files;
+
 use schemars::JsonSchema;
 use serde::Serialize;
-use waggle_protocol::message::{Entry, FileKind};
 
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status},
-    service::{self, Encoding, End, Ended, GuestLog, ProcessSummary, Progressed},
+    service::{self, End, Ended, GuestLog, ProcessSummary, Progressed},
 };
+pub(super) use files::{Edited, Files, Matches, Read, Written};
 
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Created {
@@ -294,127 +295,6 @@ impl From<service::Executed> for Installed {
             stdout: executed.stdout,
             stderr: executed.stderr,
             exit_code: executed.end.exit_code,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Written {
-    status: &'static str,
-    path: String,
-    bytes_written: u64,
-}
-
-impl Written {
-    pub(super) fn new(path: String, written: &service::FileWritten) -> Self {
-        Self {
-            status: "written",
-            path,
-            bytes_written: written.bytes,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Read {
-    pub(super) content: String,
-    encoding: Encoding,
-    path: String,
-    /// Size of the whole file in bytes.
-    size: u64,
-    /// How many of its bytes `content` is: the next part begins at offset plus this.
-    bytes_read: usize,
-}
-
-impl Read {
-    pub(super) fn new(path: String, read: service::FileRead) -> Self {
-        let service::FileRead {
-            content,
-            bytes,
-            size,
-        } = read;
-        let service::Content { text, encoding } = content;
-        Self {
-            content: text,
-            encoding,
-            path,
-            size,
-            bytes_read: bytes,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Files {
-    path: String,
-    files: Vec<File>,
-    count: usize,
-    /// Whether there are more entries than are listed.
-    truncated: bool,
-    /// Entries that could not be read and are missing above.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unreadable: Option<u64>,
-}
-
-/// Most bytes of entries in a result, both copies together; the rest of a result takes far less than
-/// what this leaves.
-const FILES_MAX: usize = 900_000;
-
-/// Bytes of an entry in a result: as JSON, and as JSON within the text copy.
-fn cost(file: &File) -> usize {
-    let json = serde_json::to_string(file).unwrap_or_default();
-    json.len() + serde_json::to_string(&json).map_or(0, |text| text.len())
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-struct File {
-    /// Path relative to the listed folder.
-    name: String,
-    /// The name's bytes as base64, if they are not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name_base64: Option<String>,
-    size: u64,
-    is_dir: bool,
-    /// Permission bits in octal, such as 0644.
-    mode: String,
-    /// RFC 3339.
-    modified: String,
-}
-
-impl From<Entry> for File {
-    fn from(entry: Entry) -> Self {
-        let (name, name_base64) = service::file_name(&entry.name);
-        let modified = Timestamp::from_nanosecond(i128::from(entry.modified_ns));
-        Self {
-            name,
-            name_base64,
-            size: entry.size,
-            is_dir: entry.kind == FileKind::Directory,
-            mode: format!("{:04o}", entry.mode & 0o7777),
-            // 64 bits of nanoseconds never leave jiff's range.
-            modified: modified.unwrap_or_default().to_string(),
-        }
-    }
-}
-
-impl From<service::FolderListing> for Files {
-    fn from(listing: service::FolderListing) -> Self {
-        let total = listing.entries.len();
-        let mut room = FILES_MAX;
-        let mut files = Vec::new();
-        for file in listing.entries.into_iter().map(File::from) {
-            let Some(left) = room.checked_sub(cost(&file)) else {
-                break;
-            };
-            room = left;
-            files.push(file);
-        }
-        Self {
-            path: listing.path,
-            count: files.len(),
-            truncated: listing.truncated || files.len() < total,
-            files,
-            unreadable: (listing.unreadable > 0).then_some(listing.unreadable),
         }
     }
 }

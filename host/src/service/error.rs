@@ -140,6 +140,9 @@ pub enum ServiceError {
         /// Which file.
         path: String,
     },
+    /// What the caller sends broke off.
+    #[error("what was sent broke off ({0}); a part of it may be in the environment: send it again")]
+    Upload(String),
     /// The connection to the guest broke after the operation was sent.
     #[error(
         "the connection to environment {id} broke during this call ({}), so its outcome is unknown: look at the environment (list_files, read_file) before you repeat it", chain(.source)
@@ -206,12 +209,13 @@ fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
         }
         FailureCode::InvalidRequest => "correct the arguments and call again",
         FailureCode::Unsupported => {
-            "this image carries an older agent; create the environment from a newer image"
+            "this image carries an older agent: have the operator build newer images or set \
+             WAGGLE_AGENT_INJECT=1"
         }
         FailureCode::Io => "look at the environment with execute",
         FailureCode::NoMatch => {
-            "call read_file to see the file as it is, then give more of the text around the place, or \
-             the number of places in `expected_replacements`"
+            "call read_file to see the text as it is; give old_text exactly, white space included, \
+             with enough around it to occur once, or set expected_replacements or replace_all"
         }
         FailureCode::Changed => "call read_file to see the file as it is now, then edit that",
         FailureCode::NoProcess => "call process with action list to see those that run",

@@ -18,6 +18,7 @@ mod process;
 mod reaper;
 mod run;
 mod spool;
+mod tool;
 pub mod validate;
 
 use std::{
@@ -36,7 +37,11 @@ use waggle_runtime::{Death, Vmm};
 pub use call::Call;
 pub use error::ServiceError;
 pub use execute::{ExecuteRequest, Execution};
-pub use files::{Content, Encoding, FileRead, FileWritten, FolderListing, file_name};
+pub use files::{
+    ArchiveRequest, Content, EditRequest, Encoding, FileEdited, FileRead, FileWritten,
+    FolderListing, Found, FoundLine, LinesRead, ListRequest, Packed, ReadRequest, SearchRequest,
+    WriteRequest, file_name,
+};
 pub use keyed::KeyError;
 pub use process::{
     MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,

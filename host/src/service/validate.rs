@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
 use waggle_protocol::{
-    limits::{CODE_MAX, PATH_MAX},
+    limits::{CODE_MAX, EDIT_TEXT_MAX, PATH_MAX},
     message::EnvVar,
 };
 
@@ -21,6 +21,8 @@ pub const NAME_MAX: usize = 64;
 pub const PACKAGES_MAX: usize = 100;
 /// Longest package name with its version, in bytes.
 pub const PACKAGE_MAX: usize = 200;
+/// Longest pattern, of names or of text, in bytes: more than anybody writes, and quick to compile.
+pub const PATTERN_MAX: usize = 1000;
 /// Longest idle time, in minutes.
 pub const TIMEOUT_MINUTES_MAX: u32 = 60;
 
@@ -144,6 +146,45 @@ pub enum ArgumentError {
     /// A depth or limit of zero.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// A number out of range.
+    #[error("{name} {given} is out of range; give {min} to {max}")]
+    Range {
+        /// Which argument.
+        name: &'static str,
+        /// What was given.
+        given: u32,
+        /// The least allowed.
+        min: u32,
+        /// The most allowed.
+        max: u32,
+    },
+    /// Two arguments that exclude each other.
+    #[error("{0} and {1} exclude each other; give one of them")]
+    Both(&'static str, &'static str),
+    /// A text that must not be empty.
+    #[error("{0} is empty; {1}")]
+    Empty(&'static str, &'static str),
+    /// A text that is too long.
+    #[error("{name} has {length} bytes, the limit is {limit}; {hint}")]
+    TooLong {
+        /// Which argument.
+        name: &'static str,
+        /// Its length in bytes.
+        length: usize,
+        /// The most allowed.
+        limit: usize,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// Permission bits that are none.
+    #[error("mode {0:?} is not octal permission bits; give them like \"0644\" or \"755\"")]
+    Mode(String),
+    /// A hash that is none.
+    #[error("sha256 {0:?} is not 64 hexadecimal digits; leave it out to edit the file as it is")]
+    Sha256(String),
+    /// An edit that changes nothing.
+    #[error("old_text and new_text are the same, so nothing would change")]
+    SameText,
     /// No package.
     #[error("packages is empty; give names separated by spaces, such as {}", example(*.0))]
     PackagesEmpty(Runtime),
@@ -330,20 +371,175 @@ pub fn code(text: String) -> Result<ByteBuf, ArgumentError> {
 ///
 /// [`ArgumentError`] if it is relative, too long or holds a NUL.
 pub fn path(text: &str) -> Result<ByteBuf, ArgumentError> {
-    if text.contains('\0') {
+    path_bytes(text.as_bytes().to_vec())
+}
+
+/// A path in the guest, which need not be text.
+///
+/// # Errors
+///
+/// As [`path`].
+pub fn path_bytes(bytes: Vec<u8>) -> Result<ByteBuf, ArgumentError> {
+    if bytes.contains(&0) {
         return Err(ArgumentError::PathNul);
     }
-    if !text.starts_with('/') {
+    if !bytes.starts_with(b"/") {
+        let text = String::from_utf8_lossy(&bytes);
         let hint = shortened(text.trim_start_matches("./").trim_start_matches("~/"));
         return Err(ArgumentError::PathRelative {
-            path: shortened(text),
+            path: shortened(&text),
             hint,
         });
     }
-    if text.len() > PATH_MAX {
-        return Err(ArgumentError::PathTooLong { length: text.len() });
+    if bytes.len() > PATH_MAX {
+        let length = bytes.len();
+        return Err(ArgumentError::PathTooLong { length });
     }
-    Ok(ByteBuf::from(text.as_bytes()))
+    Ok(ByteBuf::from(bytes))
+}
+
+/// A number from 1 to `max`.
+///
+/// # Errors
+///
+/// [`ArgumentError::Range`].
+pub fn within(name: &'static str, given: u32, max: u32) -> Result<u32, ArgumentError> {
+    in_range(name, given, 1, max)
+}
+
+/// A number from 0 to `max`.
+///
+/// # Errors
+///
+/// [`ArgumentError::Range`].
+pub fn at_most(name: &'static str, given: u32, max: u32) -> Result<u32, ArgumentError> {
+    in_range(name, given, 0, max)
+}
+
+fn in_range(name: &'static str, given: u32, min: u32, max: u32) -> Result<u32, ArgumentError> {
+    if (min..=max).contains(&given) {
+        Ok(given)
+    } else {
+        Err(ArgumentError::Range {
+            name,
+            given,
+            min,
+            max,
+        })
+    }
+}
+
+fn short_enough(
+    name: &'static str,
+    text: String,
+    limit: usize,
+    hint: &'static str,
+) -> Result<String, ArgumentError> {
+    match text.len() {
+        length if length > limit => Err(ArgumentError::TooLong {
+            name,
+            length,
+            limit,
+            hint,
+        }),
+        _ => Ok(text),
+    }
+}
+
+/// A pattern of file names.
+///
+/// # Errors
+///
+/// [`ArgumentError::Empty`], [`ArgumentError::TooLong`].
+pub fn glob(text: String) -> Result<String, ArgumentError> {
+    if text.is_empty() {
+        return Err(ArgumentError::Empty(
+            "glob",
+            "give a pattern such as **/*.py, or leave it out",
+        ));
+    }
+    short_enough("glob", text, PATTERN_MAX, "give a shorter one")
+}
+
+/// What to search for.
+///
+/// # Errors
+///
+/// [`ArgumentError::Empty`], [`ArgumentError::TooLong`].
+pub fn pattern(text: String) -> Result<String, ArgumentError> {
+    if text.is_empty() {
+        return Err(ArgumentError::Empty("pattern", "give what to search for"));
+    }
+    short_enough("pattern", text, PATTERN_MAX, "search for a part of it")
+}
+
+/// Text to replace.
+///
+/// # Errors
+///
+/// [`ArgumentError::Empty`], [`ArgumentError::TooLong`].
+pub fn old_text(text: String) -> Result<String, ArgumentError> {
+    if text.is_empty() {
+        return Err(ArgumentError::Empty(
+            "old_text",
+            "give text that is in the file, or call write_file with append to add at its end",
+        ));
+    }
+    edit_text("old_text", text)
+}
+
+/// A text of an edit.
+///
+/// # Errors
+///
+/// [`ArgumentError::TooLong`].
+pub fn edit_text(name: &'static str, text: String) -> Result<String, ArgumentError> {
+    short_enough(
+        name,
+        text,
+        EDIT_TEXT_MAX,
+        "make several smaller edits, or replace the file with write_file",
+    )
+}
+
+/// Permission bits in octal.
+///
+/// # Errors
+///
+/// [`ArgumentError::Mode`].
+pub fn mode(text: &str) -> Result<u32, ArgumentError> {
+    let refused = || ArgumentError::Mode(shortened(text));
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    // `from_str_radix` takes a sign.
+    if digits.is_empty() || digits.len() > 5 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refused());
+    }
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err(refused()),
+    }
+}
+
+/// A SHA-256 in hexadecimal.
+///
+/// # Errors
+///
+/// [`ArgumentError::Sha256`].
+pub fn sha256(text: &str) -> Result<[u8; 32], ArgumentError> {
+    let refused = || ArgumentError::Sha256(shortened(text));
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(refused)
 }
 
 /// Package names, separated by white space, as arguments for an installer. Nothing that an installer
@@ -470,7 +666,66 @@ mod tests {
     }
 
     #[test]
+    fn modes_are_octal() {
+        for (text, bits) in [
+            ("0644", 0o644),
+            ("755", 0o755),
+            ("0o600", 0o600),
+            ("07777", 0o7777),
+        ] {
+            assert_eq!(mode(text).expect(text), bits);
+        }
+        for text in [
+            "",
+            "0o",
+            "888",
+            "+644",
+            "-1",
+            "rw-r--r--",
+            "17777",
+            "000644",
+        ] {
+            let error = mode(text).expect_err(text).to_string();
+            assert!(error.contains("0644"), "{error}");
+        }
+    }
+
+    #[test]
+    fn hashes_are_64_hexadecimal_digits() {
+        let text = "00fF".repeat(16);
+        assert_eq!(sha256(&text).expect("a hash")[..2], [0, 0xff]);
+        for text in [
+            "",
+            "00",
+            &"0".repeat(63),
+            &"0".repeat(66),
+            &"0g".repeat(32),
+            &"\u{e9}".repeat(32),
+        ] {
+            assert!(sha256(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_no_text_are_paths() {
+        assert_eq!(
+            path_bytes(b"/a\xff".to_vec()).expect("bytes").as_ref(),
+            b"/a\xff"
+        );
+        assert!(path_bytes(b"a\xff".to_vec()).is_err());
+    }
+
+    #[test]
     fn limits_are_inclusive() {
+        assert!(within("n", 1, 5).is_ok() && within("n", 5, 5).is_ok());
+        assert!(within("n", 0, 5).is_err() && within("n", 6, 5).is_err());
+        assert!(at_most("n", 0, 5).is_ok() && at_most("n", 6, 5).is_err());
+        assert!(
+            pattern("x".repeat(PATTERN_MAX)).is_ok()
+                && pattern("x".repeat(PATTERN_MAX + 1)).is_err()
+        );
+        assert!(glob(String::new()).is_err() && old_text(String::new()).is_err());
+        assert!(edit_text("new_text", String::new()).is_ok());
         assert!(code("x".repeat(CODE_MAX)).is_ok());
         assert!(matches!(
             code("x".repeat(CODE_MAX + 1)),

@@ -19,10 +19,7 @@ use waggle_protocol::{
     frame::{self, Frame, FrameError, Kind},
     handshake::{Agreed, HandshakeError, Hello, negotiate},
     limits::REPLY_PAYLOAD_MAX,
-    message::{
-        Capabilities, Entry, Failure, FileInfo, ListFiles, ReadFile, Reply, Request, Signal,
-        WriteFile,
-    },
+    message::{Capabilities, Failure, Reply, Request, Signal},
 };
 
 use super::run::VERSION_TOOLS;
@@ -88,10 +85,6 @@ pub enum LinkError {
         seconds: u64,
     },
 }
-
-/// Most bytes of names in one listing: what the host holds for it stays within some megabytes,
-/// however long the names. A result has room for less.
-const NAME_BYTES_MAX: usize = 1024 * 1024;
 
 /// The protocol's frames as tokio-util's codec.
 #[derive(Debug)]
@@ -201,7 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.framed.send(frame).await
     }
 
-    async fn frame(&mut self) -> Result<Frame, LinkError> {
+    pub(super) async fn frame(&mut self) -> Result<Frame, LinkError> {
         next(&mut self.framed).await
     }
 
@@ -215,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// A reply, with the agent's own failures turned into errors.
-    async fn reply(&mut self) -> Result<Reply, LinkError> {
+    pub(super) async fn reply(&mut self) -> Result<Reply, LinkError> {
         settle(self.receive().await?)
     }
 
@@ -263,159 +256,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             )),
         }
     }
-
-    /// Replaces a file by `content`. Returns the bytes written.
-    ///
-    /// # Errors
-    ///
-    /// [`LinkError`]. A failure that the agent reports before it has read all leaves the connection
-    /// out of step, which is why it is an early end here and not [`LinkError::Failed`] alone: the
-    /// second value says whether the connection may be used again.
-    pub async fn write_file(
-        &mut self,
-        request: WriteFile,
-        content: &[u8],
-    ) -> (Result<u64, LinkError>, Reusable) {
-        let mut all_sent = false;
-        let outcome = self.upload(request, content, &mut all_sent).await;
-        let in_order = matches!(outcome, Ok(_) | Err(LinkError::Failed(_)));
-        (
-            outcome,
-            if in_order && all_sent {
-                Reusable::Yes
-            } else {
-                Reusable::No
-            },
-        )
-    }
-
-    async fn upload(
-        &mut self,
-        request: WriteFile,
-        content: &[u8],
-        all_sent: &mut bool,
-    ) -> Result<u64, LinkError> {
-        self.send(&Request::WriteFile(request)).await?;
-        let piece_max = self.agreed.data_max;
-        let (mut sink, mut stream) = (&mut self.framed).split();
-        let send = async {
-            for piece in content.chunks(piece_max) {
-                let payload = Bytes::copy_from_slice(piece);
-                sink.feed(Frame {
-                    kind: Kind::File,
-                    payload,
-                })
-                .await?;
-            }
-            sink.send(Frame {
-                kind: Kind::File,
-                payload: Bytes::new(),
-            })
-            .await?;
-            *all_sent = true;
-            // The reply decides.
-            std::future::pending::<Result<(), LinkError>>().await
-        };
-        // Both ways at once: an agent that fails early answers without reading the rest.
-        let frame = tokio::select! {
-            biased;
-            frame = stream.next() => frame.ok_or(LinkError::Closed)??,
-            Err(error) = send => return Err(error),
-        };
-        match settle(codec::message(&frame)?)? {
-            Reply::Written { bytes } => Ok(bytes),
-            _ => Err(LinkError::Unexpected(
-                "an answer to a write that it does not have",
-            )),
-        }
-    }
-
-    /// Reads a file, or the part that `request` names, into memory: at most `ceiling` bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`LinkError::TooMuch`] when there is more than `ceiling`; other [`LinkError`]s.
-    pub async fn read_file(
-        &mut self,
-        request: ReadFile,
-        ceiling: u64,
-    ) -> Result<(FileInfo, Vec<u8>), LinkError> {
-        self.send(&Request::ReadFile(request)).await?;
-        let Reply::File(info) = self.reply().await? else {
-            return Err(LinkError::Unexpected(
-                "an answer to a read that it does not have",
-            ));
-        };
-        let mut content = Vec::new();
-        loop {
-            let frame = self.frame().await?;
-            match frame.kind {
-                Kind::File => {
-                    content.extend_from_slice(&frame.payload);
-                    if u64::try_from(content.len()).unwrap_or(u64::MAX) > ceiling {
-                        return Err(LinkError::TooMuch {
-                            limit: ceiling,
-                            unit: "bytes",
-                        });
-                    }
-                }
-                Kind::Control => match settle(codec::message(&frame)?)? {
-                    Reply::FileEnd { .. } => return Ok((info, content)),
-                    _ => return Err(LinkError::Unexpected("a reply that a read does not have")),
-                },
-                Kind::Stdin | Kind::Stdout | Kind::Stderr => {
-                    return Err(LinkError::Unexpected(
-                        "a data frame that a read does not have",
-                    ));
-                }
-            }
-        }
-    }
-
-    /// Lists a folder.
-    ///
-    /// # Errors
-    ///
-    /// [`LinkError`]; [`LinkError::TooMuch`] when the guest sends more entries than the request's
-    /// limit.
-    pub async fn list_files(&mut self, request: ListFiles) -> Result<Listing, LinkError> {
-        let limit = request.limit;
-        self.send(&Request::ListFiles(request)).await?;
-        let mut entries = Vec::new();
-        let mut name_bytes = 0;
-        loop {
-            match self.reply().await? {
-                Reply::Entries(batch) => {
-                    name_bytes += batch.iter().map(|entry| entry.name.len()).sum::<usize>();
-                    entries.extend(batch);
-                }
-                Reply::ListEnd {
-                    truncated,
-                    unreadable,
-                } => {
-                    return Ok(Listing {
-                        entries,
-                        truncated,
-                        unreadable,
-                    });
-                }
-                _ => return Err(LinkError::Unexpected("a reply that a list does not have")),
-            }
-            if u32::try_from(entries.len()).unwrap_or(u32::MAX) > limit {
-                return Err(LinkError::TooMuch {
-                    limit: u64::from(limit),
-                    unit: "entries",
-                });
-            }
-            if name_bytes > NAME_BYTES_MAX {
-                let limit = u64::try_from(NAME_BYTES_MAX).unwrap_or(u64::MAX);
-                return Err(LinkError::TooMuch {
-                    limit,
-                    unit: "bytes of names",
-                });
-            }
-        }
-    }
 }
 
 async fn next<S: AsyncRead + Unpin>(framed: &mut Framed<S, Wire>) -> Result<Frame, LinkError> {
@@ -436,15 +276,4 @@ pub enum Reusable {
     Yes,
     /// It must be dropped.
     No,
-}
-
-/// A folder's content.
-#[derive(Debug)]
-pub struct Listing {
-    /// Its entries.
-    pub entries: Vec<Entry>,
-    /// Whether the limit cut the list.
-    pub truncated: bool,
-    /// Entries that could not be read.
-    pub unreadable: u64,
 }

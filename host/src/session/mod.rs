@@ -13,6 +13,7 @@
 pub mod boot;
 pub mod capture;
 pub mod connection;
+pub mod files;
 pub mod run;
 
 use std::{
@@ -23,13 +24,17 @@ use std::{
 use tokio::time::timeout;
 use waggle_protocol::{
     boot::{AGENT_PORT, Ready},
-    message::{Capabilities, FileInfo, ListFiles, ReadFile, WriteFile},
+    message::{
+        Capabilities, EditFile, Edited, FileInfo, FindFiles, ListFiles, ReadFile, ReadLines,
+        WriteFile,
+    },
 };
 use waggle_runtime::{Machine, MachineStream};
 
 pub use boot::{BootError, BootOptions, BootTimes};
 pub use connection::LinkError;
-use connection::{Connection, Listing, Reusable};
+use connection::{Connection, Reusable};
+pub use files::{Lines, Listing, WriteMode};
 pub use run::{LogLimits, Output, OutputStream, Run, RunEnd};
 
 /// Idle connections kept for the next operation. A new one costs a round trip more; eight covers
@@ -170,7 +175,10 @@ impl Session {
         connection: GuestConnection,
         outcome: Result<T, LinkError>,
     ) -> Result<T, LinkError> {
-        if matches!(outcome, Ok(_) | Err(LinkError::Failed(_))) {
+        if matches!(
+            outcome,
+            Ok(_) | Err(LinkError::Failed(_) | LinkError::TooOld { .. })
+        ) {
             self.give_back(connection);
         }
         outcome
@@ -224,19 +232,35 @@ impl Session {
         self.settle(connection, outcome)
     }
 
-    /// Replaces a file by `content`. Returns the bytes written.
+    /// Writes a file. Returns the bytes written.
     ///
     /// # Errors
     ///
     /// [`LinkError`].
-    pub async fn write_file(&self, request: WriteFile, content: &[u8]) -> Result<u64, LinkError> {
+    pub async fn write_file(
+        &self,
+        request: WriteFile,
+        mode: WriteMode,
+        content: &[u8],
+    ) -> Result<u64, LinkError> {
         let mut connection = self.checkout().await?;
-        let write = async { Ok(connection.write_file(request, content).await) };
+        let write = async { Ok(connection.write_file(request, mode, content).await) };
         let (outcome, reusable) = within(ANSWER_TIMEOUT, write).await?;
         if reusable == Reusable::Yes {
             self.give_back(connection);
         }
         outcome
+    }
+
+    /// Replaces text in a file.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn edit_file(&self, request: EditFile) -> Result<Edited, LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.edit_file(request)).await;
+        self.settle(connection, outcome)
     }
 
     /// Reads a file, or a part of it, of at most `ceiling` bytes.
@@ -254,6 +278,17 @@ impl Session {
         self.settle(connection, outcome)
     }
 
+    /// Reads lines of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn read_lines(&self, request: ReadLines) -> Result<Lines, LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.read_lines(request)).await;
+        self.settle(connection, outcome)
+    }
+
     /// Lists a folder.
     ///
     /// # Errors
@@ -262,6 +297,17 @@ impl Session {
     pub async fn list_files(&self, request: ListFiles) -> Result<Listing, LinkError> {
         let mut connection = self.checkout().await?;
         let outcome = within(ANSWER_TIMEOUT, connection.list_files(request)).await;
+        self.settle(connection, outcome)
+    }
+
+    /// Lists the entries of a folder that fit a pattern.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub async fn find_files(&self, request: FindFiles) -> Result<Listing, LinkError> {
+        let mut connection = self.checkout().await?;
+        let outcome = within(ANSWER_TIMEOUT, connection.find_files(request)).await;
         self.settle(connection, outcome)
     }
 }

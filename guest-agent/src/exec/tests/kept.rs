@@ -5,6 +5,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use waggle_protocol::message::{ExecLogged, Log, Logs, Pack, Tool};
 
@@ -12,7 +13,8 @@ use super::{
     EndReason, Exec, ExitStatus, FailureCode, Host, Path, Program, Reply, Request, agent, bytes_of,
     code_files, command, fs, pid_in, script,
 };
-use crate::testing::Answer;
+use crate::exec::Cgroups;
+use crate::testing::{Answer, Hierarchy};
 
 fn logged(exec: Exec, log_from: u64, log_max: u64) -> Request {
     Request::ExecLogged(ExecLogged {
@@ -142,4 +144,45 @@ async fn waggles_own_program_is_told_what_to_do() {
     };
     let answer = host.ask(Request::Exec(long)).await;
     assert_eq!(answer.failure().code, FailureCode::InvalidRequest);
+}
+
+#[tokio::test]
+async fn many_programs_at_once_keep_apart_and_within_bounds() {
+    const PROGRAMS: usize = 64;
+    let hierarchy = Hierarchy::find();
+    let folder = tempfile::tempdir().unwrap();
+    let shared = agent(folder.path());
+    let cgroups = hierarchy
+        .as_ref()
+        .map_or_else(Cgroups::none, |hierarchy| Cgroups::open(hierarchy.path()));
+    let mut hosts = Vec::new();
+    for number in 0..PROGRAMS {
+        let own = tempfile::tempdir().unwrap();
+        let mut agent = agent(folder.path());
+        agent.exec.programs = Arc::clone(&shared.exec.programs);
+        agent.exec.logs = Arc::clone(&shared.exec.logs);
+        agent.exec.cgroups = Arc::clone(&cgroups);
+        let mut host = Host::connect_to(agent, own).await;
+        let code = format!("seq {number} 3000; seq {number} 2000 >&2");
+        host.request(&logged(script(&code), 100, 1 << 20)).await;
+        hosts.push(host);
+    }
+    for (number, host) in hosts.iter_mut().enumerate() {
+        let answer = host.answer().await;
+        assert_eq!(answer.ended().status, ExitStatus::Code(0));
+        assert!(answer.stdout.starts_with(format!("{number}\n").as_bytes()));
+        for log in [logs(&answer).stdout, logs(&answer).stderr] {
+            // As many as there may be at once; the others ran without.
+            if let Some(log) = log
+                && let Ok(bytes) = fs::read(Path::new(std::ffi::OsStr::from_bytes(&log.path)))
+            {
+                assert!(bytes == answer.stdout || bytes == answer.stderr);
+            }
+        }
+    }
+    assert!((1..=64).contains(&code_files(folder.path())));
+    assert_eq!(shared.exec.programs.count(), 0);
+    if let Some(hierarchy) = hierarchy {
+        assert_eq!(hierarchy.groups().len(), 0);
+    }
 }

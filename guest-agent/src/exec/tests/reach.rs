@@ -141,6 +141,37 @@ async fn a_service_outlives_its_program_and_keeps_its_group() {
 }
 
 #[tokio::test]
+async fn members_of_the_session_do_not_outlive_the_sandboxs_program() {
+    let Some((hierarchy, mut agent, folder)) = grouping_agent() else {
+        return;
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    (agent.sandbox.uid, agent.sandbox.gid) = (12345, 12346);
+    agent.sandbox.home = "/".into();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    fs::set_permissions(folder.path(), mode).unwrap();
+    let mark = folder.path().join("pid");
+    let mut host = Host::connect_to(agent, folder).await;
+    let code = format!("sleep 100 & echo $! > {}", mark.display());
+    let answer = host.ask(Request::Exec(script(&code))).await;
+    assert_eq!(answer.ended().status, ExitStatus::Code(0));
+    assert_dies(pid_in(&mark).await).await;
+    // It cannot leave its group, nor end another's.
+    let code = format!(
+        "for f in procs kill; do (echo 1 >{}/cgroup.$f) 2>&1; done; cat /proc/self/cgroup",
+        hierarchy.path().display()
+    );
+    let answer = host.ask(Request::Exec(script(&code))).await;
+    let text = String::from_utf8(answer.stdout).unwrap();
+    assert_eq!(text.matches("Permission denied").count(), 2, "{text}");
+    assert!(text.contains("/waggle/"), "{text}");
+    assert_no_groups(&hierarchy).await;
+}
+
+#[tokio::test]
 async fn what_does_not_start_leaves_no_group() {
     let Some((hierarchy, agent, folder)) = grouping_agent() else {
         return;

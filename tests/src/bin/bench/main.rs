@@ -21,7 +21,7 @@ use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 use serde_bytes::ByteBuf;
 use tempfile::TempDir;
-use waggle::session::Session;
+use waggle::session::{Session, WriteMode};
 use waggle_protocol::message::{ReadFile, User, WriteFile};
 use waggle_tests::report::{Report, Row};
 
@@ -145,7 +145,9 @@ async fn files(session: &Session, count: u32) -> anyhow::Result<[Row; 2]> {
             user: User::Sandbox,
         };
         let start = Instant::now();
-        session.write_file(request, &content).await?;
+        session
+            .write_file(request, WriteMode::Replace, &content)
+            .await?;
         write.add(start.elapsed());
 
         let request = ReadFile {

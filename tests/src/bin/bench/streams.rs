@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use serde_bytes::ByteBuf;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use waggle::session::capture::Captured;
-use waggle::session::{Run, Session};
+use waggle::session::{Run, Session, WriteMode};
 use waggle_protocol::message::{Exec, Program, ReadFile, User, WriteFile};
 use waggle_runtime::{ConnectError, MachineStream};
 use waggle_tests::report::Row;
@@ -186,7 +186,9 @@ async fn write(session: &Session) -> anyhow::Result<Duration> {
         user: User::Sandbox,
     };
     let start = Instant::now();
-    session.write_file(request, &content).await?;
+    session
+        .write_file(request, WriteMode::Replace, &content)
+        .await?;
     Ok(start.elapsed())
 }
 
