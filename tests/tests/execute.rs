@@ -142,6 +142,24 @@ async fn nothing_survives_a_deadline_or_a_closed_response() {
     })
     .await;
 
+    // The same in the middle of a flood, of which much is still on its way; and again and again, since
+    // a connection that is lost each time would soon be the last.
+    let arguments = json!({"environment_id": id, "code": "exec yes flood", "timeout_seconds": 250});
+    for _ in 0..20 {
+        let mut caller = http::Connection::open(scene.server.authority())
+            .await
+            .expect("a connection");
+        tokio::select! {
+            answer = caller.call("execute", &arguments) => panic!("it ended: {answer:?}"),
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        }
+    }
+    poll::until("the floods are over", async || {
+        let seen = scene.output(&id, "grep -lx yes /proc/[0-9]*/comm 2>/dev/null | wc -l");
+        (seen.await == "0\n").then_some(())
+    })
+    .await;
+
     // A service that is started on purpose lives on after a normal end.
     scene
         .output(&id, "setsid sleep 703 >/dev/null 2>&1 & sleep 2")
