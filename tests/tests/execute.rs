@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use waggle_tests::{Scene, http, machines, poll};
+use waggle_tests::{Client, Scene, Sdk, Settings, http, machines, poll};
 
 /// Starts what tries to outlive its call: a child, a child in a session of its own, and one that has
 /// daemonized by forking twice. All of them sleep for `seconds`, by which they are found.
@@ -331,6 +331,84 @@ async fn sixty_four_programs_run_at_once() {
         "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l",
     );
     assert_eq!(zombies.await, "0\n");
+    scene.close().await;
+}
+
+/// Why a program ended, where neither it nor its deadline is the reason.
+#[tokio::test]
+async fn other_ends_are_told_apart() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with("WAGGLE_MAX_OUTPUT_MB", "1")).await;
+    let id = scene.create("python").await;
+
+    let code = json!({"code": "while True: print('x' * 1000)", "timeout_seconds": 200});
+    let result = scene.call(&id, "execute", code).await;
+    assert_eq!(
+        result.structured["ended"], "output_limit",
+        "{}",
+        result.text
+    );
+    assert!(
+        result.is_error
+            && result.structured["stdout"]
+                .as_str()
+                .is_some_and(|out| out.starts_with("xxx"))
+    );
+
+    let code = "print('so far')\nhoard = []\nwhile True: hoard.append(b'x' * 10_000_000)";
+    let code = json!({"code": code, "timeout_seconds": 200});
+    let result = scene.call(&id, "execute", code).await;
+    assert_eq!(
+        result.structured["ended"], "out_of_memory",
+        "{}",
+        result.text
+    );
+    assert_eq!(result.structured["stdout"], "so far\n");
+
+    // A cancelled call has no answer; one with a key, made again, tells.
+    let client = Client::http(Sdk::V1, &scene.server.url()).await;
+    let arguments = json!({
+        "environment_id": id, "idempotency_key": "k", "timeout_seconds": 200,
+        "code": "import time\nprint('begun')\nopen('/tmp/begun', 'w')\ntime.sleep(150)",
+    });
+    let limit = Duration::from_secs(200);
+    let call = client
+        .begin("execute", arguments.clone(), limit, false)
+        .await;
+    poll::until("it runs", async || {
+        let seen = scene
+            .output(&id, "import os\nprint(os.listdir('/tmp'))")
+            .await;
+        seen.contains("begun").then_some(())
+    })
+    .await;
+    client.cancel(&call).await;
+    let result = client.call("execute", arguments).await;
+    assert!(result.is_error, "{}", result.structured);
+    assert_eq!(result.structured["ended"], "cancelled");
+    assert_eq!(result.structured["stdout"], "begun\n");
+    client.close().await;
+    scene.close().await;
+}
+
+/// An agent that does not end a program at its deadline, because root code has stopped it, costs its
+/// machine: the caller is answered all the same.
+#[tokio::test]
+async fn an_agent_that_lets_a_deadline_pass_costs_its_machine() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("shell").await;
+    let code = "echo so far; kill -STOP $(grep -lx waggle-guest /proc/[0-9]*/comm | cut -d/ -f3); sleep 600";
+    let arguments = json!({"code": code, "user": "root", "timeout_seconds": 3});
+    let result = scene.call(&id, "execute", arguments).await;
+    assert!(
+        result.is_error && result.text.contains("create_environment"),
+        "{}",
+        result.text
+    );
+    assert_eq!(result.structured["ended"], "machine_lost");
+    scene.server.until_childless().await;
+    scene.destroy(&id).await;
     scene.close().await;
 }
 
