@@ -108,8 +108,8 @@ pub(super) struct Process {
     /// read: seconds to wait for something new, default 0. wait: for the end, default 30.
     #[schemars(range(min = 0, max = 300))]
     pub(super) timeout_seconds: Option<u64>,
-    /// write: the text, at most 1 MiB; a line needs its newline.
-    #[schemars(length(max = 1_048_576))]
+    /// write: the text, at most 256 KiB; a line needs its newline.
+    #[schemars(length(max = 262_144))]
     pub(super) input: Option<String>,
     /// write: end its input, after `input` if there is any.
     #[serde(default)]

@@ -171,9 +171,10 @@ impl Handler {
             background,
             idempotency_key,
         };
+        let keyed = request.idempotency_key.is_some();
         match self.service.execute(request, call).await? {
             Execution::Ended(executed) => {
-                let guidance = executed.end.guidance();
+                let guidance = executed.end.guidance(keyed);
                 guided(success(&results::Executed::from(executed))?, guidance)
             }
             Execution::Started(process) => success(&results::Executed::from(process)),
@@ -233,7 +234,7 @@ impl Handler {
             .service
             .install_packages(&environment_id, &packages, call)
             .await?;
-        let guidance = installed.end.guidance();
+        let guidance = installed.end.guidance(false);
         guided(success(&results::Installed::from(installed))?, guidance)
     }
 }

@@ -201,8 +201,8 @@ pub(super) struct Process {
     /// read, wait: whether there is more to read already.
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<bool>,
-    /// read, wait: bytes after the given cursor that are lost, because too much came before they were
-    /// read; the output above begins behind them.
+    /// read, wait: bytes after the given cursor that are no longer kept: too much came before they were
+    /// read, or somebody has read them. The output above begins behind them.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_lost: Option<u64>,
     #[serde(flatten)]

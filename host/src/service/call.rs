@@ -26,7 +26,8 @@ pub struct Call {
 struct Newest {
     /// What came behind the last end of a line, at most `LINE_MAX` bytes.
     unfinished: Vec<u8>,
-    line: String,
+    /// The newest line that is not blank, likewise.
+    line: Vec<u8>,
 }
 
 impl Call {
@@ -38,7 +39,8 @@ impl Call {
     /// The newest line that is not empty, shortened; an unfinished one counts.
     #[must_use]
     pub fn newest_line(&self) -> String {
-        self.newest().line.clone()
+        let line = lossy(self.newest().line.trim_ascii());
+        line.chars().filter(|c| !c.is_control()).collect()
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
@@ -47,28 +49,43 @@ impl Call {
 }
 
 impl Newest {
+    /// Looks from the end: of a flood only its last lines matter.
     fn push(&mut self, bytes: &[u8]) {
         // A carriage return alone is how progress bars end a line.
-        let mut lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
-        if let Some(first) = lines.next() {
-            self.grow(first);
+        let ends_line = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        let mut lines = bytes.rsplit(ends_line);
+        let last = lines.next().unwrap_or_default();
+        if last.len() == bytes.len() {
+            self.grow(last);
+            return;
         }
-        for line in lines {
-            self.unfinished.clear();
-            self.grow(line);
+        // What was unfinished goes on in the first line of this piece.
+        let first = bytes.split(ends_line).next().unwrap_or_default();
+        match lines.find(|line| !line.trim_ascii().is_empty()) {
+            Some(whole) if !std::ptr::eq(whole, first) => {
+                self.line.clear();
+                self.line.extend_from_slice(start(whole));
+            }
+            _ => self.grow(first),
         }
+        self.unfinished.clear();
+        self.grow(last);
     }
 
     fn grow(&mut self, bytes: &[u8]) {
         let room = LINE_MAX.saturating_sub(self.unfinished.len());
-        let fits = bytes.get(..room).unwrap_or(bytes);
-        self.unfinished.extend_from_slice(fits);
+        self.unfinished
+            .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         if !self.unfinished.trim_ascii().is_empty() {
-            self.line.clear();
-            let shown = lossy(self.unfinished.trim_ascii());
-            self.line.extend(shown.chars().filter(|c| !c.is_control()));
+            self.line.clone_from(&self.unfinished);
         }
     }
+}
+
+/// The start of a line, as much as is told.
+fn start(line: &[u8]) -> &[u8] {
+    let line = line.trim_ascii_start();
+    line.get(..LINE_MAX).unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -83,6 +100,11 @@ mod tests {
         assert_eq!(call.newest_line(), "tw");
         call.printed(b"o\n\n  \n");
         assert_eq!(call.newest_line(), "two");
+        call.printed(b"thr");
+        call.printed(b"ee\n \n");
+        assert_eq!(call.newest_line(), "three");
+        call.printed(b"a\nb\n\nc\n\n");
+        assert_eq!(call.newest_line(), "c");
         call.printed(b"10%\r50%\r");
         assert_eq!(call.newest_line(), "50%");
         call.printed(&[b'x'; 10_000]);

@@ -115,7 +115,9 @@ impl Service {
         };
         match joined.outcome().await {
             Some(outcome) => outcome.map_err(ServiceError::Shared),
-            None => Err(ServiceError::ShuttingDown),
+            None => Err(ServiceError::Internal(anyhow::anyhow!(
+                "the program's task was lost"
+            ))),
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 use waggle_protocol::message::Exec;
 
 use super::{
-    Live, Service, ServiceError, now,
+    Ended, Live, Service, ServiceError, now,
     run::{End, OUTPUT_DEFAULT, OUTPUT_MAX, log_limits},
     spool::{Chunk, Spool},
     validate,
@@ -41,8 +41,8 @@ pub(super) const RUNNING_MAX: usize = 32;
 const ENDED_MAX: usize = 32;
 /// Most bytes of output that wait for a reader. What comes on top pushes out the oldest.
 const SPOOL_MAX: usize = 256 * 1024;
-/// Pieces of input that may wait for the process.
-const INPUT_QUEUE: usize = 4;
+/// Writes that may wait for the process, beside the one that it is reading.
+const INPUT_QUEUE: usize = 1;
 /// How long a write waits for a process that does not read.
 const INPUT_WAIT: Duration = Duration::from_secs(10);
 /// How long a wait lasts if the caller does not say.
@@ -341,7 +341,13 @@ impl Service {
                     }
                     Err(error) => {
                         tracing::debug!(%id, %error, "a background process was lost");
-                        End::without_report(super::Ended::MachineLost, start.elapsed())
+                        let ended = match error {
+                            ServiceError::Destroyed(_) | ServiceError::ShuttingDown => {
+                                Ended::MachineLost
+                            }
+                            _ => Ended::Unknown,
+                        };
+                        End::without_report(ended, start.elapsed())
                     }
                 },
             };
@@ -409,8 +415,12 @@ impl Service {
         let seen = from
             .cursor
             .unwrap_or_else(|| process.state.borrow().spool.start());
+        let end = process.state.borrow().spool.end();
+        if seen > end {
+            return Err(validate::ArgumentError::Cursor { given: seen, end }.into());
+        }
         let enough = |state: &State| {
-            state.end.is_some() || (until == Until::News && state.spool.end() > seen)
+            state.end.is_some() || (until == Until::News && state.spool.has_news(seen))
         };
         let mut changes = process.state.subscribe();
         if !limit.is_zero() {
@@ -460,7 +470,7 @@ impl Service {
         let Some(sender) = sender else {
             return Err(ServiceError::InputClosed(process.id));
         };
-        if let Some(bytes) = input.map(validate::stdin).transpose()? {
+        if let Some(bytes) = input.map(validate::process_input).transpose()? {
             match timeout(INPUT_WAIT, sender.send(bytes)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(ServiceError::InputClosed(process.id)),
@@ -507,7 +517,6 @@ pub(super) fn unknown(environment: &EnvironmentId, process: ProcessId) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Ended;
 
     fn add(processes: &Processes) -> Option<Arc<Process>> {
         processes.add("sleep".to_owned(), mpsc::channel(1).0)

@@ -64,6 +64,8 @@ pub enum Ended {
     OutOfMemory,
     /// The environment's machine ended under it.
     MachineLost,
+    /// Nobody saw its end: the connection to it broke.
+    Unknown,
 }
 
 /// What became of a program.
@@ -127,7 +129,7 @@ impl End {
 
     /// An end that the host brought about or inferred.
     pub(super) fn without_report(ended: Ended, duration: Duration) -> Self {
-        let signal = (ended != Ended::MachineLost).then_some(SIGKILL);
+        let signal = (!matches!(ended, Ended::MachineLost | Ended::Unknown)).then_some(SIGKILL);
         Self {
             ended,
             exit_code: signal.map(|signal| SIGNAL_BASE + signal),
@@ -138,11 +140,24 @@ impl End {
         }
     }
 
-    /// What the caller should know and do if the program did not end by itself.
+    /// What the caller should know and do if the program did not end by itself. `keyed` says that the
+    /// call had an idempotency key, which would only give this result again.
     #[must_use]
-    pub fn guidance(&self) -> Option<String> {
+    pub fn guidance(&self, keyed: bool) -> Option<String> {
+        let key = if keyed {
+            " (another call needs another idempotency_key)"
+        } else {
+            ""
+        };
         let (what, next) = match self.ended {
             Ended::Exited | Ended::Signal => return None,
+            Ended::Unknown => {
+                return Some(
+                    "the connection to the program broke, and its end was not seen; look at the environment \
+                     (list_files, read_file) before you run it again."
+                        .to_owned(),
+                );
+            }
             Ended::MachineLost => {
                 return Some(format!(
                     "the environment's machine ended after the program had run for {} ms, and what was in it \
@@ -171,7 +186,7 @@ impl End {
         };
         Some(format!(
             "the program was killed {what}, after {} ms; its output so far is in the result. The \
-             environment is still usable: {next}.",
+             environment is still usable: {next}{key}.",
             self.duration.as_millis()
         ))
     }
@@ -284,8 +299,18 @@ impl Service {
     ) -> Result<End, ServiceError> {
         // The agent did not report the end. If it works, closing the connection has cancelled the
         // program; if not, nothing but the machine's end does.
-        if matches!(error, LinkError::Unanswered { .. }) {
+        let begun = match &error {
+            LinkError::Unanswered { .. } => Some(true),
+            LinkError::Unreachable(why) => {
+                matches!(**why, LinkError::Unanswered { .. }).then_some(false)
+            }
+            _ => None,
+        };
+        if let Some(begun) = begun {
             let works = matches!(timeout(PING_WAIT, live.session.ping()).await, Ok(Ok(())));
+            if works && !begun {
+                return Err(self.explain_in(id, live, error).await);
+            }
             if works {
                 return Ok(End::without_report(Ended::Deadline, start.elapsed()));
             }

@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 
 use crate::session::{OutputStream, capture::whole_end};
 
+/// Most bytes of a character in UTF-8.
+const CHARACTER_MAX: usize = 4;
+
 /// The queue.
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -58,6 +61,22 @@ impl Spool {
     /// The cursor that was acknowledged last, or of the oldest byte if that is newer.
     pub(super) fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Whether a read from `cursor` returns anything: a character of which only a part is there does
+    /// not count.
+    pub(super) fn has_news(&self, cursor: u64) -> bool {
+        let unseen = usize::try_from(self.end().saturating_sub(cursor)).unwrap_or(usize::MAX);
+        let unseen = unseen.min(self.bytes.len());
+        if unseen >= CHARACTER_MAX {
+            return true;
+        }
+        let bytes: Vec<u8> = self
+            .bytes
+            .range(self.bytes.len() - unseen..)
+            .copied()
+            .collect();
+        !whole_end(&bytes).is_empty()
     }
 
     pub(super) fn push(&mut self, stream: OutputStream, bytes: &[u8]) {
@@ -125,7 +144,8 @@ impl Spool {
                 OutputStream::Stderr => &mut chunk.stderr,
             };
             let cut = text.len() - whole_end(text).len();
-            if cut < taken {
+            // A limit below one character has to cut it, or the reader would never go on.
+            if is_all || cut < taken {
                 text.truncate(text.len() - cut);
                 taken -= cut;
             }
@@ -193,8 +213,14 @@ mod tests {
         assert_eq!(spool.read(1, 1, false).stdout, b"\xe2", "it has to go on");
         let mut spool = Spool::new(100);
         spool.push(OUT, b"a\xe2\x82");
+        assert!(spool.has_news(0) && !spool.has_news(1));
         assert_eq!(spool.read(0, 100, false).cursor, 1);
-        assert_eq!(spool.read(0, 100, true).cursor, 3);
+        assert_eq!(spool.read(1, 100, false).cursor, 1, "nothing to show yet");
+        spool.push(OUT, b"\xac");
+        assert!(spool.has_news(1));
+        assert_eq!(spool.read(1, 100, false).stdout, "\u{20ac}".as_bytes());
+        spool.push(OUT, b"\xe2");
+        assert_eq!(spool.read(4, 100, true).cursor, 5, "no more will come");
     }
 
     proptest::proptest! {

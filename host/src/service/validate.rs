@@ -28,8 +28,10 @@ pub const TIMEOUT_MINUTES_MAX: u32 = 60;
 
 /// Longest deadline of a program in the background, in seconds: a week.
 pub const BACKGROUND_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
-/// Most bytes of input in one call.
+/// Most bytes of input that a program may be started with.
 pub const INPUT_MAX: usize = 1024 * 1024;
+/// Most bytes of input in one write to a process: what does not read holds two of them.
+pub const PROCESS_INPUT_MAX: usize = 256 * 1024;
 /// Most environment variables of a program.
 pub const VARIABLES_MAX: usize = 256;
 /// Most bytes of environment variables: with the longest program they fit into one request.
@@ -111,11 +113,23 @@ pub enum ArgumentError {
     },
     /// Too much input.
     #[error(
-        "the input has {length} bytes, the limit is {INPUT_MAX}; write it with write_file, and read the file in the program"
+        "the input has {length} bytes, the limit is {max}; write it with write_file, and read the file in the program"
     )]
     InputTooLong {
         /// Its length in bytes.
         length: usize,
+        /// Most bytes.
+        max: usize,
+    },
+    /// A cursor that no read can have returned.
+    #[error(
+        "cursor {given} is beyond the output's end at {end}; give the cursor that the last read of this process returned, or none"
+    )]
+    Cursor {
+        /// What was given.
+        given: u64,
+        /// Where the output ends.
+        end: u64,
     },
     /// Neither input nor its end.
     #[error("nothing to write; give input, or close_input true to end the process's input")]
@@ -306,8 +320,21 @@ pub fn output_bytes(given: u64) -> Result<usize, ArgumentError> {
 ///
 /// [`ArgumentError::InputTooLong`].
 pub fn stdin(text: String) -> Result<Bytes, ArgumentError> {
+    input(text, INPUT_MAX)
+}
+
+/// What a process that runs reads next.
+///
+/// # Errors
+///
+/// [`ArgumentError::InputTooLong`].
+pub fn process_input(text: String) -> Result<Bytes, ArgumentError> {
+    input(text, PROCESS_INPUT_MAX)
+}
+
+fn input(text: String, max: usize) -> Result<Bytes, ArgumentError> {
     match text.len() {
-        length if length > INPUT_MAX => Err(ArgumentError::InputTooLong { length }),
+        length if length > max => Err(ArgumentError::InputTooLong { length, max }),
         _ => Ok(Bytes::from(text)),
     }
 }

@@ -49,6 +49,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much longer than a program's deadline the host waits for the agent to report its end.
 const DEADLINE_GRACE: Duration = Duration::from_secs(15);
 
+/// How long a connection may take to be made and greeted.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a probe may hold up the call that needs it; what was found last does as well.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// After how long the image is probed again.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 
@@ -90,14 +96,16 @@ impl Session {
         if let Some(capabilities) = known {
             return capabilities;
         }
-        match self.probe().await {
-            Ok(capabilities) => {
-                let at = Instant::now();
-                *self.found() = Found { at, capabilities };
-            }
-            Err(error) => tracing::debug!(%error, "the image could not be probed again"),
+        let probed = timeout(PROBE_TIMEOUT, self.probe()).await;
+        let mut found = self.found();
+        // One that fails is not tried again at once: each try costs its caller time.
+        found.at = Instant::now();
+        match probed {
+            Ok(Ok(capabilities)) => found.capabilities = capabilities,
+            Ok(Err(error)) => tracing::debug!(%error, "the image could not be probed again"),
+            Err(_) => tracing::debug!("the image could not be probed again in time"),
         }
-        self.found().capabilities.clone()
+        found.capabilities.clone()
     }
 
     /// Has the image probed again at the next use: something was installed.
@@ -177,8 +185,10 @@ impl Session {
             Some(limit) => within(limit, work).await,
             None => work.await,
         }?;
-        if reusable == Reusable::Yes {
-            checkout.give_back();
+        match (reusable, &outcome) {
+            (Reusable::Yes, _) => checkout.give_back(),
+            (Reusable::No, Ok(_) | Err(LinkError::Failed(_))) => checkout.close(),
+            (Reusable::No, Err(_)) => {}
         }
         outcome
     }

@@ -21,7 +21,7 @@ use waggle_protocol::boot::AGENT_PORT;
 use waggle_runtime::{Machine, MachineStream};
 
 use super::{
-    ANSWER_TIMEOUT,
+    OPEN_TIMEOUT,
     connection::{Connection, Leftover, LinkError},
     within,
 };
@@ -85,7 +85,7 @@ impl Pool {
     ) -> Result<Checkout, LinkError> {
         let connection = match self.take_idle() {
             Some(connection) => connection,
-            None => within(ANSWER_TIMEOUT, self.open())
+            None => within(OPEN_TIMEOUT, self.open())
                 .await
                 .map_err(|error| LinkError::Unreachable(Box::new(error)))?,
         };
@@ -159,9 +159,14 @@ impl Pool {
             Some(connection) => connection,
             None => self.open().await?,
         };
-        connection.signal(pid, SIGKILL).await?;
-        self.give_back(connection);
-        Ok(())
+        let outcome = connection.signal(pid, SIGKILL).await;
+        if matches!(
+            outcome,
+            Ok(()) | Err(LinkError::Failed(_) | LinkError::TooOld { .. })
+        ) {
+            self.give_back(connection);
+        }
+        outcome
     }
 }
 
@@ -174,6 +179,11 @@ impl Checkout {
     pub(super) fn parts(&mut self) -> Result<(&mut GuestConnection, &AtomicU32), LinkError> {
         let connection = self.connection.as_mut().ok_or(LinkError::Closed)?;
         Ok((connection, &self.pid))
+    }
+
+    /// The operation is over, but the connection is out of step: it is closed.
+    pub(super) fn close(mut self) {
+        self.connection = None;
     }
 
     /// Back to the pool: it is in step.
