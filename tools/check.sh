@@ -6,7 +6,7 @@
 # The files that must carry a licence line, among those git knows or would add.
 licensed_files() {
     git -C "$ROOT" ls-files --cached --others --exclude-standard |
-        grep -E '(\.(rs|sh|py|toml|yml|yaml|c|h)|(^|/)Containerfile|^dev|^\.ci/run)$'
+        grep -E '(\.(rs|sh|py|mjs|toml|yml|yaml|c|h)|(^|/)Containerfile|^dev|^\.ci/run)$'
 }
 
 check_spdx() {

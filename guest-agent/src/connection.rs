@@ -260,10 +260,11 @@ impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<T> {
         Ok(self.writer.write_all(&buffer).await?)
     }
 
-    /// An empty frame with room for as much as the host accepts in one.
+    /// An empty frame with room for as much as the host accepts in one, its header included: the
+    /// most that the kernel puts into one packet. Five bytes more would be a packet of their own.
     #[must_use]
     pub fn out_frame(&self) -> OutFrame {
-        OutFrame::new(self.agreed.data_max)
+        OutFrame::new(self.agreed.data_max.saturating_sub(HEADER_BYTES))
     }
 
     /// Sends all of `frame`, and leaves it empty.

@@ -59,7 +59,7 @@ pub struct Exec {
     pub directory: Option<ByteBuf>,
     /// Whom to run it as.
     pub user: User,
-    /// Milliseconds from the start until the agent kills everyone in the program's session.
+    /// Milliseconds from the start until the agent kills the program and all that it has started.
     pub deadline_ms: Option<u64>,
     /// Most bytes of stdout and stderr together; beyond it the program is killed.
     pub output_limit: Option<u64>,

@@ -87,7 +87,9 @@ pub(crate) fn qemu_arguments(
         "-cpu",
         match accelerator {
             Accelerator::Kvm => "host",
-            Accelerator::Tcg => "max",
+            // Without these two the guest copies memory by words and not by `rep movsb`, which is
+            // translated byte by byte: files and sockets are two to four times as fast.
+            Accelerator::Tcg => "max,-erms,-fsrm",
         },
     );
     line.two("-smp", vcpus.to_string());
@@ -221,7 +223,7 @@ mod tests {
     #[test]
     fn accelerator_decides_the_cpu() {
         for (accelerator, name, cpu) in [
-            (Accelerator::Tcg, "tcg", "max"),
+            (Accelerator::Tcg, "tcg", "max,-erms,-fsrm"),
             (Accelerator::Kvm, "kvm", "host"),
         ] {
             let line = arguments(accelerator).join(" ");

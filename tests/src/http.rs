@@ -57,6 +57,19 @@ impl Connection {
     /// # Errors
     /// If the connection breaks, or the answer is not a result.
     pub async fn call(&mut self, tool: &str, arguments: &Value) -> anyhow::Result<Value> {
+        self.call_at("/mcp", tool, arguments).await
+    }
+
+    /// Sends a call to another path, which answers as MCP would.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_at(
+        &mut self,
+        path: &str,
+        tool: &str,
+        arguments: &Value,
+    ) -> anyhow::Result<Value> {
         self.next_id += 1;
         let body = json!({
             "jsonrpc": "2.0", "id": self.next_id, "method": "tools/call",
@@ -64,7 +77,7 @@ impl Connection {
         });
         let request = Request::builder()
             .method(Method::POST)
-            .uri("/mcp")
+            .uri(path)
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, text/event-stream")

@@ -17,6 +17,8 @@ const DIGITS: u8 = 3;
 pub struct Row {
     name: &'static str,
     microseconds: Histogram<u64>,
+    /// What each of them moved, if that is what matters.
+    bytes: Option<u64>,
 }
 
 impl Row {
@@ -29,6 +31,16 @@ impl Row {
         Self {
             name,
             microseconds: Histogram::new(DIGITS).expect("1 to 5 digits"),
+            bytes: None,
+        }
+    }
+
+    /// A row of streams of `bytes` each.
+    #[must_use]
+    pub fn stream(name: &'static str, bytes: u64) -> Self {
+        Self {
+            bytes: Some(bytes),
+            ..Self::new(name)
         }
     }
 
@@ -55,10 +67,24 @@ impl Row {
         self.microseconds.value_at_quantile(0.50)
     }
 
+    /// The 95th percentile, in microseconds.
+    #[must_use]
+    pub fn p95(&self) -> u64 {
+        self.microseconds.value_at_quantile(0.95)
+    }
+
     /// The 99th percentile, in microseconds: the longest of fewer than 100.
     #[must_use]
     pub fn p99(&self) -> u64 {
         self.microseconds.value_at_quantile(0.99)
+    }
+
+    /// Throughput in MiB a second, by the median; of a row of streams.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "both fit a double")]
+    pub fn mib_per_s(&self) -> Option<f64> {
+        let mib = self.bytes? as f64 / f64::from(1 << 20);
+        Some(mib / (self.p50().max(1) as f64 / 1e6))
     }
 
     /// How many measurements there are.
@@ -72,6 +98,8 @@ impl Row {
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     rows: Vec<Row>,
+    /// Names and KiB.
+    sizes: Vec<(&'static str, u64)>,
 }
 
 impl Report {
@@ -80,20 +108,35 @@ impl Report {
         self.rows.extend(rows);
     }
 
+    /// Adds a size in KiB.
+    pub fn add_size(&mut self, name: &'static str, kib: u64) {
+        self.sizes.push((name, kib));
+    }
+
     /// The row of this name.
     #[must_use]
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// `{"rows": {NAME: {"p50_us": ..., "p99_us": ..., "n": ...}}}`
+    /// `{"rows": {NAME: {"p50_us": ..., "p95_us": ..., "p99_us": ..., "n": ...}}}`; streams have
+    /// `mib_per_s` as well, sizes have `kib` alone.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
-            let value = json!({"p50_us": row.p50(), "p99_us": row.p99(), "n": row.n()});
+            let mut value = json!({
+                "p50_us": row.p50(), "p95_us": row.p95(), "p99_us": row.p99(), "n": row.n(),
+            });
+            if let (Some(fields), Some(rate)) = (value.as_object_mut(), row.mib_per_s()) {
+                // A tenth is far below any noise.
+                let rate = (rate * 10.0).round() / 10.0;
+                fields.insert("mib_per_s".to_owned(), json!(rate));
+            }
             (row.name.to_owned(), value)
         });
-        json!({"rows": rows.collect::<serde_json::Map<_, _>>()})
+        let sizes = self.sizes.iter();
+        let sizes = sizes.map(|(name, kib)| ((*name).to_owned(), json!({"kib": kib})));
+        json!({"rows": rows.chain(sizes).collect::<serde_json::Map<_, _>>()})
     }
 }
 
@@ -102,18 +145,27 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| {:<20} | {:>10} | {:>10} | {:>6} |",
-            "row", "p50 ms", "p99 ms", "n"
+            "| {:<20} | {:>10} | {:>10} | {:>10} | {:>6} | {:>8} |",
+            "row", "p50 ms", "p95 ms", "p99 ms", "n", "MiB/s"
         )?;
-        writeln!(f, "|{:-<22}|{:->11}:|{:->11}:|{:->7}:|", "", "", "", "")?;
+        writeln!(
+            f,
+            "|{:-<22}|{:->11}:|{:->11}:|{:->11}:|{:->7}:|{:->9}:|",
+            "", "", "", "", "", ""
+        )?;
         for row in &self.rows {
-            let (p50, p99) = (Milliseconds(row.p50()), Milliseconds(row.p99()));
+            let [p50, p95, p99] = [row.p50(), row.p95(), row.p99()].map(Milliseconds);
+            let rate = row.mib_per_s().map(|rate| format!("{rate:.0}"));
             writeln!(
                 f,
-                "| {:<20} | {p50:>10} | {p99:>10} | {:>6} |",
+                "| {:<20} | {p50:>10} | {p95:>10} | {p99:>10} | {:>6} | {:>8} |",
                 row.name,
-                row.n()
+                row.n(),
+                rate.unwrap_or_default()
             )?;
+        }
+        for (name, kib) in &self.sizes {
+            writeln!(f, "\n{name}: {kib} KiB")?;
         }
         Ok(())
     }
@@ -141,15 +193,29 @@ mod tests {
         assert_eq!((row.p50(), row.p99(), row.n()), (500, 990, 1000));
 
         let mut report = Report::default();
-        report.extend([row]);
-        let expected = json!({"rows": {"series": {"p50_us": 500, "p99_us": 990, "n": 1000}}});
-        assert_eq!(report.to_json(), expected);
+        let mut stream = Row::stream("stream", 3 << 20);
+        stream.add(Duration::from_secs(2));
+        report.extend([stream, row]);
+        assert_eq!(
+            report.to_json(),
+            json!({"rows": {
+                "series": {"p50_us": 500, "p95_us": 950, "p99_us": 990, "n": 1000},
+                "stream": {
+                    "p50_us": 2_000_895, "p95_us": 2_000_895, "p99_us": 2_000_895, "n": 1,
+                    "mib_per_s": 1.5,
+                },
+            }})
+        );
         let table = report.to_string();
         assert!(
-            table.ends_with("|      0.500 |      0.990 |   1000 |\n"),
+            table.ends_with("|      0.500 |      0.950 |      0.990 |   1000 |          |\n"),
             "{table}"
         );
         let widths: Vec<_> = table.lines().map(str::len).collect();
         assert!(widths.windows(2).all(|pair| pair[0] == pair[1]), "{table}");
+
+        report.add_size("memory", 12);
+        assert_eq!(report.to_json()["rows"]["memory"], json!({"kib": 12}));
+        assert!(report.to_string().ends_with("\n\nmemory: 12 KiB\n"));
     }
 }

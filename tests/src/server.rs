@@ -281,7 +281,9 @@ impl Server {
         }
     }
 
-    fn pid(&self) -> Option<i32> {
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
         self.child.id().and_then(|pid| i32::try_from(pid).ok())
     }
 }

@@ -35,3 +35,16 @@ pub fn path(variable: &str) -> PathBuf {
     );
     path
 }
+
+/// The folder of the test kit, with what others wrote to test servers; says so if there is none.
+///
+/// # Panics
+/// If the variable names a folder that is not there.
+#[must_use]
+pub fn kit() -> Option<PathBuf> {
+    if std::env::var_os(TEST_KIT).is_none_or(|value| value.is_empty()) {
+        eprintln!("skipped: {TEST_KIT} is not set; `./dev test` makes the kit");
+        return None;
+    }
+    Some(path(TEST_KIT))
+}

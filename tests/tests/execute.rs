@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use waggle_tests::{Scene, http, machines, poll};
+use waggle_tests::{Client, Scene, Sdk, Settings, http, machines, poll};
 
 /// Starts what tries to outlive its call: a child, a child in a session of its own, and one that has
 /// daemonized by forking twice. All of them sleep for `seconds`, by which they are found.
@@ -142,6 +142,24 @@ async fn nothing_survives_a_deadline_or_a_closed_response() {
     })
     .await;
 
+    // The same in the middle of a flood, of which much is still on its way; and again and again, since
+    // a connection that is lost each time would soon be the last.
+    let arguments = json!({"environment_id": id, "code": "exec yes flood", "timeout_seconds": 250});
+    for _ in 0..20 {
+        let mut caller = http::Connection::open(scene.server.authority())
+            .await
+            .expect("a connection");
+        tokio::select! {
+            answer = caller.call("execute", &arguments) => panic!("it ended: {answer:?}"),
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        }
+    }
+    poll::until("the floods are over", async || {
+        let seen = scene.output(&id, "grep -lx yes /proc/[0-9]*/comm 2>/dev/null | wc -l");
+        (seen.await == "0\n").then_some(())
+    })
+    .await;
+
     // A service that is started on purpose lives on after a normal end.
     scene
         .output(&id, "setsid sleep 703 >/dev/null 2>&1 & sleep 2")
@@ -229,7 +247,7 @@ async fn a_gibibyte_of_output_stays_in_bounds() {
     assert_eq!(left_out, (1 << 30) - 32_000);
     // Two captures and some frames; the rest is the allocator's.
     let grown = scene.server.peak_resident_kib().saturating_sub(before);
-    assert!(grown < 16 * 1024, "the server has grown by {grown} KiB");
+    assert!(grown < 32 * 1024, "the server has grown by {grown} KiB");
     scene.close().await;
 }
 
@@ -316,6 +334,84 @@ async fn sixty_four_programs_run_at_once() {
     scene.close().await;
 }
 
+/// Why a program ended, where neither it nor its deadline is the reason.
+#[tokio::test]
+async fn other_ends_are_told_apart() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with("WAGGLE_MAX_OUTPUT_MB", "1")).await;
+    let id = scene.create("python").await;
+
+    let code = json!({"code": "while True: print('x' * 1000)", "timeout_seconds": 200});
+    let result = scene.call(&id, "execute", code).await;
+    assert_eq!(
+        result.structured["ended"], "output_limit",
+        "{}",
+        result.text
+    );
+    assert!(
+        result.is_error
+            && result.structured["stdout"]
+                .as_str()
+                .is_some_and(|out| out.starts_with("xxx"))
+    );
+
+    let code = "print('so far')\nhoard = []\nwhile True: hoard.append(b'x' * 10_000_000)";
+    let code = json!({"code": code, "timeout_seconds": 200});
+    let result = scene.call(&id, "execute", code).await;
+    assert_eq!(
+        result.structured["ended"], "out_of_memory",
+        "{}",
+        result.text
+    );
+    assert_eq!(result.structured["stdout"], "so far\n");
+
+    // A cancelled call has no answer; one with a key, made again, tells.
+    let client = Client::http(Sdk::V1, &scene.server.url()).await;
+    let arguments = json!({
+        "environment_id": id, "idempotency_key": "k", "timeout_seconds": 200,
+        "code": "import time\nprint('begun')\nopen('/tmp/begun', 'w')\ntime.sleep(150)",
+    });
+    let limit = Duration::from_secs(200);
+    let call = client
+        .begin("execute", arguments.clone(), limit, false)
+        .await;
+    poll::until("it runs", async || {
+        let seen = scene
+            .output(&id, "import os\nprint(os.listdir('/tmp'))")
+            .await;
+        seen.contains("begun").then_some(())
+    })
+    .await;
+    client.cancel(&call).await;
+    let result = client.call("execute", arguments).await;
+    assert!(result.is_error, "{}", result.structured);
+    assert_eq!(result.structured["ended"], "cancelled");
+    assert_eq!(result.structured["stdout"], "begun\n");
+    client.close().await;
+    scene.close().await;
+}
+
+/// An agent that does not end a program at its deadline, because root code has stopped it, costs its
+/// machine: the caller is answered all the same.
+#[tokio::test]
+async fn an_agent_that_lets_a_deadline_pass_costs_its_machine() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("shell").await;
+    let code = "echo so far; kill -STOP $(grep -lx waggle-guest /proc/[0-9]*/comm | cut -d/ -f3); sleep 600";
+    let arguments = json!({"code": code, "user": "root", "timeout_seconds": 3});
+    let result = scene.call(&id, "execute", arguments).await;
+    assert!(
+        result.is_error && result.text.contains("create_environment"),
+        "{}",
+        result.text
+    );
+    assert_eq!(result.structured["ended"], "machine_lost");
+    scene.server.until_childless().await;
+    scene.destroy(&id).await;
+    scene.close().await;
+}
+
 /// A machine that dies takes the program along, not what it had printed.
 #[tokio::test]
 async fn a_lost_machine_leaves_the_output_so_far() {
@@ -360,7 +456,7 @@ async fn background_programs_are_followed_to_their_end() {
     let process = async |arguments: Value| scene.call(&id, "process", arguments).await;
 
     // A dialogue over its standard streams.
-    let code = "import sys\nfor line in sys.stdin:\n    print('heard', line.strip())\nprint('bye', file=sys.stderr)\nsys.exit(5)";
+    let code = "import sys\nfor line in sys.stdin:\n    print('heard ' + line.strip() + '\\n', end='')\nprint('bye', file=sys.stderr)\nsys.exit(5)";
     let started = json!({"code": code, "background": true, "stdin": "first\n"});
     let started = scene.call(&id, "execute", started).await.done();
     let echo = started["process_id"].as_str().expect("an id").to_owned();
@@ -409,8 +505,8 @@ async fn background_programs_are_followed_to_their_end() {
 
     // Signals reach it: one it handles, and one that takes its whole tree.
     let code = "import signal, subprocess, sys, time\n\
-        signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))\n\
-        subprocess.Popen(['setsid', 'sleep', '711'])\nprint('ready')\nwhile True: time.sleep(1)";
+        signal.signal(signal.SIGUSR1, lambda *_: print('usr1\\n', end=''))\n\
+        subprocess.Popen(['setsid', 'sleep', '711'])\nprint('ready\\n', end='')\nwhile True: time.sleep(1)";
     let started = json!({"code": code, "background": true});
     let started = scene.call(&id, "execute", started).await.done();
     let service = started["process_id"].as_str().expect("an id").to_owned();

@@ -161,6 +161,29 @@ async fn text_parts_and_replacement() {
     scene.close().await;
 }
 
+/// A file that is more than one call returns is refused, as often as anybody asks: there are 128
+/// connections, and none may be lost to an answer that was too long.
+#[tokio::test]
+async fn refused_reads_cost_no_connection() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("shell").await;
+    scene
+        .output(&id, "head -c 2000000 /dev/zero > /tmp/big")
+        .await;
+    for _ in 0..140 {
+        let text = scene
+            .call(&id, "read_file", json!({"path": "/tmp/big"}))
+            .await
+            .refused();
+        assert!(text.contains("offset"), "{text}");
+    }
+    let part = json!({"path": "/tmp/big", "offset": 1_999_990});
+    let part = scene.call(&id, "read_file", part).await.done();
+    assert_eq!(part["bytes_read"], 10);
+    scene.close().await;
+}
+
 /// Names that hold a newline, quotes, a leading dash, bytes that are no UTF-8; ten levels deep.
 const MAKE_TREE: &str = r#"
 import os

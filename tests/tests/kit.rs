@@ -11,7 +11,6 @@
     reason = "JSON gives null for what is absent; anything else that is missing fails the test"
 )]
 
-use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,18 +26,6 @@ const SDKS: [Sdk; 4] = [Sdk::V2, Sdk::V1, Sdk::Js2, Sdk::Js1];
 
 /// How many tools there are at least: a list that was cut or mangled has fewer.
 const TOOLS: usize = 8;
-
-/// Where the kit is; says so if there is none.
-fn kit() -> Option<PathBuf> {
-    if std::env::var_os(settings::TEST_KIT).is_none_or(|value| value.is_empty()) {
-        eprintln!(
-            "skipped: {} is not set; `./dev test` makes the kit",
-            settings::TEST_KIT
-        );
-        return None;
-    }
-    Some(settings::path(settings::TEST_KIT))
-}
 
 /// Runs a program of the kit to its end.
 async fn run(command: &mut Command) -> Output {
@@ -66,7 +53,7 @@ fn report(output: &Output) -> (Value, String) {
 
 #[tokio::test]
 async fn mcpcheck_passes_8_of_8() {
-    let Some(kit) = kit() else { return };
+    let Some(kit) = settings::kit() else { return };
     let server = Server::start(Settings::default()).await;
     let mut mcpcheck = Command::new(kit.join("py/bin/mcpcheck"));
     mcpcheck.args(["--legacy-probes", "--strict", "--json", &server.url()]);
@@ -82,7 +69,7 @@ async fn mcpcheck_passes_8_of_8() {
 
 #[tokio::test]
 async fn the_inspector_finds_nothing_in_either_era() {
-    let Some(kit) = kit() else { return };
+    let Some(kit) = settings::kit() else { return };
     let server = Server::start(Settings::default()).await;
     // It keeps its settings below HOME.
     let home = TempDir::new().expect("a temporary folder");
@@ -125,7 +112,7 @@ async fn the_inspector_finds_nothing_in_either_era() {
 
 #[tokio::test]
 async fn frameworks_list_and_call() {
-    let Some(kit) = kit() else { return };
+    let Some(kit) = settings::kit() else { return };
     let _permit = machines(1).await;
     let scene = scene::Scene::open().await;
     let id = scene.create("shell").await;
@@ -306,7 +293,7 @@ fn tells_seconds(text: &str) -> bool {
 /// All at once on one machine, as clients of one server are.
 #[tokio::test]
 async fn every_sdk_over_http() {
-    if kit().is_none() {
+    if settings::kit().is_none() {
         return;
     }
     let _permit = machines(1).await;
@@ -341,7 +328,7 @@ async fn every_sdk_over_http() {
 /// Only what their documentation tells users to raise is raised: the limit of the call itself.
 #[tokio::test]
 async fn a_silent_call_of_330_seconds() {
-    if kit().is_none() {
+    if settings::kit().is_none() {
         return;
     }
     let _permit = machines(1).await;
@@ -389,7 +376,7 @@ async fn destroy(client: &Client, environment: &str) {
 }
 
 async fn over_stdio(sdk: Sdk) {
-    if kit().is_none() {
+    if settings::kit().is_none() {
         return;
     }
     let _permit = machines(1).await;

@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use serde_bytes::ByteBuf;
 use waggle_protocol::codec;
-use waggle_protocol::limits::CODE_MAX;
+use waggle_protocol::limits::{CODE_MAX, TOOL_BYTES_MAX};
 use waggle_protocol::message::{EnvVar, Exec, Failure, FailureCode, Program, Tool};
 
 use super::child::Child;
@@ -32,10 +32,6 @@ use crate::guest_path::{GuestPath, shown_path};
 use crate::identity::Identity;
 use crate::probe::find_program;
 use crate::sys::{self, ChildSetup};
-
-/// Most bytes that say what Waggle's own program is to do. As digits they are an argument, which the
-/// kernel takes up to 128 KiB of (`MAX_ARG_STRLEN`).
-const TOOL_MAX: usize = 60 * 1024;
 
 /// A program that runs.
 #[derive(Debug)]
@@ -144,10 +140,10 @@ fn tool_words(program: &Path, tool: &Tool) -> Result<Vec<OsString>, Failure> {
         return Err(failure(FailureCode::Unsupported, &text));
     }
     let encoded = codec::to_payload(tool);
-    if encoded.len() > TOOL_MAX {
+    if encoded.len() > TOOL_BYTES_MAX {
         let length = encoded.len();
         return invalid(&format!(
-            "length {length} of what to do exceeds limit {TOOL_MAX}"
+            "length {length} of what to do exceeds limit {TOOL_BYTES_MAX}"
         ));
     }
     let digits: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -50,7 +50,7 @@ const CONTEXT_MAX: u32 = 100;
 /// Most memory for lines, in bytes: the longest line that is searched, context included.
 const LINE_HEAP_MAX: usize = 16 * 1024 * 1024;
 /// Most memory for a compiled expression, and for what is derived from it on the way, in bytes. An
-/// expression that needs more (`\w{1000}` does) is refused.
+/// expression that needs more (`(\w{100}){1000}` does) is refused.
 const REGEX_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most levels of nesting in an expression: parsing it is recursive.
 const REGEX_NEST_MAX: u32 = 100;

@@ -236,7 +236,7 @@ fn schema<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
 }
 
 /// Removes what strict validators reject (`format: uint32` and the like are Rust's, not JSON
-/// Schema's) and what only costs a model tokens (Rust's type names).
+/// Schema's; types come singly) and what only costs a model tokens (Rust's type names).
 #[derive(Debug, Clone)]
 struct Plain;
 
@@ -251,7 +251,33 @@ impl Transform for Plain {
             schema.remove("format");
         }
         schema.remove("title");
+        never_null(schema);
         schemars::transform::transform_subschemas(self, schema);
+    }
+}
+
+/// Removes the choice of null: an optional argument is left out, and so is a result that there is none
+/// of (the server takes null all the same). More than one type is beyond some models' dialects.
+fn never_null(schema: &mut schemars::Schema) {
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [single] = types.as_slice() {
+            let single = single.clone();
+            schema.insert("type".to_owned(), single);
+        }
+    }
+    if let Some(Value::Array(branches)) = schema.get_mut("anyOf") {
+        branches.retain(|branch| branch.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(single)] = branches.as_slice() {
+            let single = single.clone();
+            schema.remove("anyOf");
+            // What is said of the argument comes before what is said of its type.
+            for (key, value) in single {
+                if schema.get(&key).is_none() {
+                    schema.insert(key, value);
+                }
+            }
+        }
     }
 }
 
@@ -284,6 +310,7 @@ mod tests {
                 let text = serde_json::to_string(schema).expect("JSON");
                 assert!(!text.contains("\"format\""), "{name}: {text}");
                 assert!(!text.contains("$ref"), "{name}: {text}");
+                assert!(!text.contains("\"null\""), "{name}: {text}");
             }
         }
     }

@@ -397,26 +397,26 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let Some(name) = Name::parse(&request.name) else {
-            let known: Vec<_> = Name::ALL.iter().map(|name| name.as_str()).collect();
-            let text = format!(
-                "no tool {:?}; the tools are {}",
-                request.name,
-                known.join(", ")
-            );
+            let asked: String = request.name.chars().take(64).collect();
+            let text = format!("no tool {asked:?}; tools/list names those there are");
             return Err(ErrorData::invalid_params(text, None));
         };
         let call = Arc::new(Call::default());
         let work = self.dispatch(name, request.arguments.unwrap_or_default(), &call);
+        let given_up = async {
+            context.ct.cancelled().await;
+            // Before the operation is dropped, which asks for it.
+            if was_taken_back(&context) {
+                call.cancelled.cancel();
+            }
+        };
         tokio::select! {
             mut result = progress::reported(work, &call, &context) => {
                 self.sign(&mut result.meta, &context);
                 Ok(result.into())
             }
             // Dropping the operation ends it: a program is killed, a boot is stopped.
-            () = context.ct.cancelled() => {
-                if was_taken_back(&context) {
-                    call.cancelled.cancel();
-                }
+            () = given_up => {
                 Err(ErrorData::internal_error("the call was cancelled by the client", None))
             }
         }

@@ -240,6 +240,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// The next piece of an operation that nobody wants any more.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`].
+    pub(super) async fn leftover(&mut self) -> Result<Leftover, LinkError> {
+        let frame = self.frame().await?;
+        if frame.kind != Kind::Control {
+            return Ok(Leftover::More);
+        }
+        Ok(match codec::message(&frame)? {
+            Reply::Started { pid } => Leftover::Started(pid),
+            reply if reply.is_terminal() => Leftover::Over,
+            _ => Leftover::More,
+        })
+    }
+
     /// Sends a signal to a program that another connection runs.
     ///
     /// # Errors
@@ -267,6 +284,17 @@ pub(super) fn settle(reply: Reply) -> Result<Reply, LinkError> {
         Reply::Failed(failure) => Err(LinkError::Failed(failure)),
         reply => Ok(reply),
     }
+}
+
+/// A piece of an operation that nobody wants any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leftover {
+    /// Its program runs, under this process id.
+    Started(u32),
+    /// Something that is of no use.
+    More,
+    /// Its end.
+    Over,
 }
 
 /// Whether a connection is in step with its peer after an operation.

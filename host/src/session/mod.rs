@@ -6,24 +6,28 @@
 //! Owns the machine. Does not own what an environment is, nor how a tool's arguments become an
 //! operation.
 //!
-//! Invariants: a connection carries one operation at a time and returns to the pool only after a
-//! clean end; dropping an operation's future drops its connection, which the agent takes as
-//! cancellation. No operation is ever sent twice.
+//! Invariants: dropping an operation's future ends the operation in the guest ([`pool`]). No operation
+//! is ever sent twice.
 
 pub mod boot;
 pub mod capture;
 pub mod connection;
 pub mod files;
+mod pool;
 pub mod run;
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use waggle_protocol::{
-    boot::{AGENT_PORT, Ready},
+    boot::Ready,
     message::{
         Capabilities, EditFile, Edited, FileInfo, FindFiles, ListFiles, ReadFile, ReadLines,
         WriteFile,
@@ -35,11 +39,8 @@ pub use boot::{BootError, BootOptions, BootTimes};
 pub use connection::LinkError;
 use connection::{Connection, Reusable};
 pub use files::{Lines, Listing, WriteMode};
+use pool::{Carries, Pool};
 pub use run::{LogLimits, Output, OutputStream, Run, RunEnd};
-
-/// Idle connections kept for the next operation. A new one costs a round trip more; eight covers
-/// the concurrency of one busy user.
-const POOL_MAX: usize = 8;
 
 /// How long the agent may take to answer anything that is not a program: generous, for emulated
 /// machines under load.
@@ -51,15 +52,12 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(15);
 /// After how long the image is probed again.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 
-type GuestConnection = Connection<MachineStream>;
-
 /// The live link to one guest.
 #[derive(Debug)]
 pub struct Session {
-    machine: Machine,
+    pool: Arc<Pool>,
     found: Mutex<Found>,
     times: BootTimes,
-    idle: Mutex<Vec<GuestConnection>>,
 }
 
 /// What an image offers, and when that was seen.
@@ -76,10 +74,9 @@ impl Session {
             capabilities: ready.capabilities,
         };
         Self {
-            machine,
+            pool: Pool::new(machine),
             found: Mutex::new(found),
             times,
-            idle: Mutex::new(Vec::new()),
         }
     }
 
@@ -114,9 +111,7 @@ impl Session {
     }
 
     async fn probe(&self) -> Result<Capabilities, LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.probe()).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.probe().await).await
     }
 
     /// How long the boot took.
@@ -126,60 +121,27 @@ impl Session {
 
     /// The machine below.
     pub fn machine(&self) -> &Machine {
-        &self.machine
+        &self.pool.machine
     }
 
     /// Kills the machine; returns when nothing of it is left. Idempotent.
     pub async fn close(&self) {
-        self.machine.stop().await;
+        self.pool.machine.stop().await;
     }
 
-    /// A connection for one operation: one from the pool that is still alive, or a new one. An error
-    /// means that nothing was sent.
-    async fn checkout(&self) -> Result<GuestConnection, LinkError> {
-        while let Some(connection) = self.idle().pop() {
-            // An idle peer has nothing to say: anything but "would block" is an end or a violation.
-            match connection.stream().try_read(&mut [0]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return Ok(connection);
-                }
-                _ => drop(connection),
-            }
-        }
-        let open = async {
-            let stream = self
-                .machine
-                .connect(AGENT_PORT)
-                .await
-                .map_err(LinkError::Connect)?;
-            Connection::open(stream).await
-        };
-        let opened = within(ANSWER_TIMEOUT, open).await;
-        opened.map_err(|error| LinkError::Unreachable(Box::new(error)))
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<GuestConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn give_back(&self, connection: GuestConnection) {
-        let mut idle = self.idle();
-        if idle.len() < POOL_MAX {
-            idle.push(connection);
-        }
-    }
-
-    /// Gives the connection back if the operation's outcome says that it is in step.
-    fn settle<T>(
+    /// One operation whose answer ends by itself.
+    async fn ask<T>(
         &self,
-        connection: GuestConnection,
-        outcome: Result<T, LinkError>,
+        operation: impl AsyncFnOnce(&mut Connection<MachineStream>) -> Result<T, LinkError>,
     ) -> Result<T, LinkError> {
+        let mut checkout = self.pool.checkout(Carries::Answer).await?;
+        let (connection, _) = checkout.parts()?;
+        let outcome = within(ANSWER_TIMEOUT, operation(connection)).await;
         if matches!(
             outcome,
             Ok(_) | Err(LinkError::Failed(_) | LinkError::TooOld { .. })
         ) {
-            self.give_back(connection);
+            checkout.give_back();
         }
         outcome
     }
@@ -190,16 +152,14 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn ping(&self) -> Result<(), LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.ping()).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.ping().await).await
     }
 
     /// Runs a program, whose output goes to `output` as it comes.
     ///
     /// The agent enforces the deadline. If it does not answer, the host gives up some seconds later:
-    /// the error is then [`LinkError::Unanswered`], and the connection is closed, which a working
-    /// agent takes as cancellation. So is a dropped future.
+    /// the error is then [`LinkError::Unanswered`]. A program that is given up, also by dropping the
+    /// future, is killed.
     ///
     /// # Errors
     ///
@@ -209,14 +169,16 @@ impl Session {
             .exec
             .deadline_ms
             .map(|ms| Duration::from_millis(ms) + DEADLINE_GRACE);
-        let mut connection = self.checkout().await?;
-        let work = async { Ok(connection.run(run, output).await) };
+        let mut checkout = self.pool.checkout(Carries::Program).await?;
+        let (connection, pid) = checkout.parts()?;
+        let mut output = Noted { output, pid };
+        let work = async { Ok(connection.run(run, &mut output).await) };
         let (outcome, reusable) = match limit {
             Some(limit) => within(limit, work).await,
             None => work.await,
         }?;
         if reusable == Reusable::Yes {
-            self.give_back(connection);
+            checkout.give_back();
         }
         outcome
     }
@@ -227,9 +189,8 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn signal(&self, pid: u32, signal: i32) -> Result<(), LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.signal(pid, signal)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.signal(pid, signal).await)
+            .await
     }
 
     /// Writes a file. Returns the bytes written.
@@ -243,11 +204,12 @@ impl Session {
         mode: WriteMode,
         content: &[u8],
     ) -> Result<u64, LinkError> {
-        let mut connection = self.checkout().await?;
+        let mut checkout = self.pool.checkout(Carries::Upload).await?;
+        let (connection, _) = checkout.parts()?;
         let write = async { Ok(connection.write_file(request, mode, content).await) };
         let (outcome, reusable) = within(ANSWER_TIMEOUT, write).await?;
         if reusable == Reusable::Yes {
-            self.give_back(connection);
+            checkout.give_back();
         }
         outcome
     }
@@ -258,9 +220,8 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn edit_file(&self, request: EditFile) -> Result<Edited, LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.edit_file(request)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.edit_file(request).await)
+            .await
     }
 
     /// Reads a file, or a part of it, of at most `ceiling` bytes.
@@ -273,9 +234,8 @@ impl Session {
         request: ReadFile,
         ceiling: u64,
     ) -> Result<(FileInfo, Vec<u8>), LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.read_file(request, ceiling)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.read_file(request, ceiling).await)
+            .await
     }
 
     /// Reads lines of a file.
@@ -284,9 +244,8 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn read_lines(&self, request: ReadLines) -> Result<Lines, LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.read_lines(request)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.read_lines(request).await)
+            .await
     }
 
     /// Lists a folder.
@@ -295,9 +254,8 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn list_files(&self, request: ListFiles) -> Result<Listing, LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.list_files(request)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.list_files(request).await)
+            .await
     }
 
     /// Lists the entries of a folder that fit a pattern.
@@ -306,9 +264,25 @@ impl Session {
     ///
     /// [`LinkError`].
     pub async fn find_files(&self, request: FindFiles) -> Result<Listing, LinkError> {
-        let mut connection = self.checkout().await?;
-        let outcome = within(ANSWER_TIMEOUT, connection.find_files(request)).await;
-        self.settle(connection, outcome)
+        self.ask(async |connection| connection.find_files(request).await)
+            .await
+    }
+}
+
+/// Notes the program's process id on the way.
+struct Noted<'a, O> {
+    output: &'a mut O,
+    pid: &'a AtomicU32,
+}
+
+impl<O: Output> Output for Noted<'_, O> {
+    fn started(&mut self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+        self.output.started(pid);
+    }
+
+    async fn take(&mut self, stream: OutputStream, bytes: Bytes) {
+        self.output.take(stream, bytes).await;
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 use waggle_protocol::{
     codec,
     frame::{Frame, Kind},
-    limits::PATH_MAX,
+    limits::LOG_PATH_MAX,
     message::{Exec, ExecEnd, ExecLogged, Logs, Program, Reply, Request},
 };
 
@@ -201,7 +201,7 @@ fn checked(logs: Logs) -> Result<Logs, LinkError> {
     if all
         .into_iter()
         .flatten()
-        .all(|log| log.path.len() <= PATH_MAX)
+        .all(|log| log.path.len() <= LOG_PATH_MAX)
     {
         Ok(logs)
     } else {

@@ -145,6 +145,14 @@ async fn health() -> Json<serde_json::Value> {
 
 /// One request to `/mcp`, on its way in and out.
 async fn converse(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    if request.method() == Method::DELETE {
+        let mut response = next.run(request).await;
+        // The session is closed, not soon to be; clients take rmcp's word for a failure.
+        if response.status() == StatusCode::ACCEPTED {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+        }
+        return response;
+    }
     if request.method() != Method::POST {
         return next.run(request).await;
     }

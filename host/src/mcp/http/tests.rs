@@ -491,7 +491,8 @@ async fn a_closed_session_makes_room() {
     let closed = stack
         .send("DELETE", &[("mcp-session-id", &session)], "")
         .await;
-    closed.all().await;
+    let closed = closed.all().await;
+    assert!(closed.starts_with("HTTP/1.1 204"), "{closed}");
     assert!(!is_known(&stack, &session).await);
     let next = stack.open().await;
     assert!(is_known(&stack, &next).await);

@@ -7,14 +7,11 @@
 //! its own. At most a few frames of it are held; who is slow holds up who is fast. Dropping either
 //! side ends the copy.
 
-use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::sync::mpsc;
 use waggle_protocol::message::{Pack, Tool, Unpack, User};
 
 use crate::{
@@ -32,12 +29,6 @@ const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// Pieces of an archive that wait between the guest and the client; each is a frame at most.
 const PIECES_MAX: usize = 2;
-
-/// How long a packing that nobody wants any more may take to end.
-const ABANDON: Duration = Duration::from_secs(15);
-
-/// The signal that ends it, with all that it has started.
-const SIGKILL: i32 = 9;
 
 /// What to copy, or where to.
 #[derive(Debug)]
@@ -188,33 +179,15 @@ async fn pack_into(
     run: Run,
     sender: mpsc::Sender<Piece>,
 ) {
-    let (started, pid) = watch::channel(None);
     let mut output = ToChannel {
         sender: sender.clone(),
-        started,
         stderr: Capture::new(tool::STDERR_MAX),
     };
-    let session = &lease.live.session;
-    let ran = {
-        let mut running = pin!(session.run(run, &mut output));
-        tokio::select! {
-            biased;
-            ran = &mut running => ran,
-            () = sender.closed() => {
-                // A connection that is closed while the device still has output for it is never told
-                // to the guest. So the packing is killed, and what is left of its output taken.
-                let abandon = async {
-                    let pid = *pid.borrow();
-                    if let Some(pid) = pid
-                        && let Err(error) = session.signal(pid, SIGKILL).await
-                    {
-                        tracing::debug!(%error, "an abandoned packing was not killed");
-                    }
-                };
-                let _ = timeout(ABANDON, async { tokio::join!(abandon, running) }).await;
-                return;
-            }
-        }
+    let ran = tokio::select! {
+        biased;
+        ran = lease.live.session.run(run, &mut output) => ran,
+        // Nobody wants it any more: dropping the run ends the packing.
+        () = sender.closed() => return,
     };
     let outcome = service.outcome(&lease, ran, &output.stderr).await;
     // The client may have left just now.
@@ -223,15 +196,10 @@ async fn pack_into(
 
 struct ToChannel {
     sender: mpsc::Sender<Piece>,
-    started: watch::Sender<Option<u32>>,
     stderr: Capture,
 }
 
 impl Output for ToChannel {
-    fn started(&mut self, pid: u32) {
-        self.started.send_replace(Some(pid));
-    }
-
     async fn take(&mut self, stream: OutputStream, bytes: Bytes) {
         match stream {
             // Where nobody receives any more, the rest goes nowhere, at once.
