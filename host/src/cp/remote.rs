@@ -193,8 +193,9 @@ fn read_token(path: &Path) -> Result<HeaderValue, RemoteError> {
     if token.is_empty() || token.len() > TOKEN_MAX {
         return Err(invalid("its first line is empty, or too long"));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| invalid("a token is printable ASCII"))?;
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).ok();
+    let value = value.filter(|_| token.is_ascii());
+    let mut value = value.ok_or_else(|| invalid("a token is printable ASCII"))?;
     value.set_sensitive(true);
     Ok(value)
 }

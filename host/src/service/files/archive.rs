@@ -11,7 +11,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use waggle_protocol::message::{Pack, Tool, Unpack, User};
 
 use crate::{
@@ -45,14 +45,10 @@ pub struct ArchiveRequest {
 #[derive(Debug)]
 pub struct Packed {
     first: Option<Bytes>,
-    pieces: mpsc::Receiver<Piece>,
-    ended: bool,
-}
-
-#[derive(Debug)]
-enum Piece {
-    Data(Bytes),
-    End(Result<(), ServiceError>),
+    pieces: mpsc::Receiver<Bytes>,
+    /// How it ended, apart from the pieces: whoever packs must not wait for a client that does not
+    /// read before it may say so. `None` once it is told.
+    end: Option<oneshot::Receiver<Result<(), ServiceError>>>,
 }
 
 impl Packed {
@@ -65,21 +61,13 @@ impl Packed {
         if let Some(first) = self.first.take() {
             return Some(Ok(first));
         }
-        if self.ended {
-            return None;
+        if let Some(piece) = self.pieces.recv().await {
+            return Some(Ok(piece));
         }
-        match self.pieces.recv().await {
-            Some(Piece::Data(bytes)) => Some(Ok(bytes)),
-            Some(Piece::End(outcome)) => {
-                self.ended = true;
-                outcome.err().map(Err)
-            }
-            // Whoever packs says how it ends, unless the server goes down around it.
-            None => {
-                self.ended = true;
-                Some(Err(ServiceError::ShuttingDown))
-            }
-        }
+        // Whoever packs says how it ends, unless the server goes down around it.
+        let outcome = self.end.take()?.await;
+        let outcome = outcome.unwrap_or(Err(ServiceError::ShuttingDown));
+        outcome.err().map(Err)
     }
 }
 
@@ -94,12 +82,13 @@ impl Service {
         let path = validate::path_bytes(request.path)?;
         let run = run(Tool::Pack(Pack { path }), request.user, None);
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        let (told, end) = oneshot::channel();
         self.tasks
-            .spawn(pack_into(Arc::clone(self), lease, run, sender));
+            .spawn(pack_into(Arc::clone(self), lease, run, sender, told));
         let mut packed = Packed {
             first: None,
             pieces,
-            ended: false,
+            end: Some(end),
         };
         packed.first = packed.next().await.transpose()?;
         Ok(packed)
@@ -172,30 +161,34 @@ fn run(tool: Tool, user: User, stdin: Option<mpsc::Receiver<Bytes>>) -> Run {
     }
 }
 
-/// Packs into `sender` until the archive's end, or until nobody wants it.
+/// Packs into `sender` until the archive's end, until nobody wants it, or until its machine is gone:
+/// a client that does not read holds up nothing but its own copy.
 async fn pack_into(
     service: Arc<Service>,
     lease: Lease<Live>,
     run: Run,
-    sender: mpsc::Sender<Piece>,
+    sender: mpsc::Sender<Bytes>,
+    mut told: oneshot::Sender<Result<(), ServiceError>>,
 ) {
     let mut output = ToChannel {
-        sender: sender.clone(),
+        sender,
         stderr: Capture::new(tool::STDERR_MAX),
     };
+    let session = &lease.live.session;
     let ran = tokio::select! {
         biased;
-        ran = lease.live.session.run(run, &mut output) => ran,
-        // Nobody wants it any more: dropping the run ends the packing.
-        () = sender.closed() => return,
+        ran = session.run(run, &mut output) => ran,
+        // Dropping the run ends the packing.
+        () = told.closed() => return,
+        _ = session.machine().died() => Err(LinkError::Closed),
     };
     let outcome = service.outcome(&lease, ran, &output.stderr).await;
     // The client may have left just now.
-    let _ = sender.send(Piece::End(outcome)).await;
+    let _ = told.send(outcome);
 }
 
 struct ToChannel {
-    sender: mpsc::Sender<Piece>,
+    sender: mpsc::Sender<Bytes>,
     stderr: Capture,
 }
 
@@ -203,7 +196,7 @@ impl Output for ToChannel {
     async fn take(&mut self, stream: OutputStream, bytes: Bytes) {
         match stream {
             // Where nobody receives any more, the rest goes nowhere, at once.
-            OutputStream::Stdout => drop(self.sender.send(Piece::Data(bytes)).await),
+            OutputStream::Stdout => drop(self.sender.send(bytes).await),
             OutputStream::Stderr => self.stderr.push(&bytes),
         }
     }

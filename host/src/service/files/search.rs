@@ -38,7 +38,8 @@ const CONTEXT_MAX: u32 = 10;
 /// Most bytes of a line that are told: enough to know it by.
 const LINE_MAX: u32 = 400;
 
-/// Most bytes of lines that are held, with [`LINE_COST`] for each; a result has room for less.
+/// Most bytes of lines and of their files' paths that are held, with [`LINE_COST`] for each line; a
+/// result has room for less.
 const LINES_BYTES_MAX: usize = 512 * 1024;
 
 /// What a line costs beside its text.
@@ -172,6 +173,8 @@ struct Records {
     limit: u32,
     buffer: BytesMut,
     file: Arc<ByteBuf>,
+    /// Whether `lines` has one of `file`.
+    file_held: bool,
     lines: Vec<FoundLine>,
     matches: u32,
     /// What `lines` cost.
@@ -188,6 +191,7 @@ impl Records {
     fn new(root: ByteBuf, limit: u32) -> Self {
         Self {
             file: Arc::new(root.clone()),
+            file_held: false,
             root,
             limit,
             buffer: BytesMut::new(),
@@ -224,9 +228,13 @@ impl Records {
                 SearchRecord::File(path) if path.len() > PATH_MAX => {
                     return Err("a path that is too long");
                 }
-                SearchRecord::File(path) => self.file = Arc::new(joined(&self.root, &path)),
+                SearchRecord::File(path) => {
+                    self.file = Arc::new(joined(&self.root, &path));
+                    self.file_held = false;
+                }
                 SearchRecord::Line(line) => {
-                    let cost = line.text.len() + LINE_COST;
+                    let path = if self.file_held { 0 } else { self.file.len() };
+                    let cost = line.text.len() + LINE_COST + path;
                     if self.held + cost > LINES_BYTES_MAX
                         || (line.is_match && self.matches >= self.limit)
                     {
@@ -234,6 +242,7 @@ impl Records {
                         return Ok(());
                     }
                     self.held += cost;
+                    self.file_held = true;
                     self.matches += u32::from(line.is_match);
                     self.lines.push(FoundLine {
                         file: Arc::clone(&self.file),
@@ -343,6 +352,17 @@ mod tests {
         }
         assert!(flood.over.is_cancelled());
         assert!(flood.lines.len() * LINE_COST <= LINES_BYTES_MAX);
+
+        // Each line in a file of its own, with the longest path there is.
+        let mut paths = records(1);
+        let file = SearchRecord::File(ByteBuf::from(vec![b'p'; PATH_MAX]));
+        let pair = encoded(&[file, line(1, false, b"")]);
+        for _ in 0..LINES_BYTES_MAX / PATH_MAX + 1 {
+            paths.push(&pair);
+        }
+        assert!(paths.over.is_cancelled() && paths.broken.is_none());
+        let held: usize = paths.lines.iter().map(|line| line.file.len()).sum();
+        assert!(held <= LINES_BYTES_MAX, "{held}");
     }
 
     #[test]
