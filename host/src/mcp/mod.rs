@@ -104,7 +104,7 @@ impl Handler {
             Name::DestroyEnvironment => self.destroy_environment(arguments).await,
             Name::ListEnvironments => self.list_environments(arguments),
             Name::Execute => self.execute(arguments, call).await,
-            Name::Process => self.process(arguments).await,
+            Name::Process => self.process(arguments, call).await,
             Name::InstallPackages => self.install_packages(arguments, call).await,
             Name::WriteFile => self.write_file(arguments).await,
             Name::ReadFile => self.read_file(arguments).await,
@@ -181,7 +181,7 @@ impl Handler {
         }
     }
 
-    async fn process(&self, arguments: JsonObject) -> Outcome {
+    async fn process(&self, arguments: JsonObject, call: &Call) -> Outcome {
         let Process {
             environment_id,
             action,
@@ -203,11 +203,11 @@ impl Handler {
         let result = match action {
             ProcessAction::List => service.processes(environment)?.into(),
             ProcessAction::Read => service
-                .read_process(environment, &needed()?, from, Until::News)
+                .read_process(environment, &needed()?, from, Until::News, call)
                 .await?
                 .into(),
             ProcessAction::Wait => service
-                .read_process(environment, &needed()?, from, Until::End)
+                .read_process(environment, &needed()?, from, Until::End, call)
                 .await?
                 .into(),
             ProcessAction::Write => service

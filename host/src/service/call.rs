@@ -4,7 +4,7 @@
 //! What is known of a call while it is under way: the newest line that its program printed, and
 //! whether its caller has taken it back.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,8 @@ const LINE_MAX: usize = 200;
 #[derive(Debug, Default)]
 pub struct Call {
     newest: Mutex<Newest>,
+    /// Whose program this call waits for, if it has none of its own.
+    followed: OnceLock<Arc<Call>>,
     /// Cancelled when the caller took the call back expressly. A caller that is merely gone drops the
     /// call's future, which leaves this as it is.
     pub cancelled: CancellationToken,
@@ -36,9 +38,18 @@ impl Call {
         self.newest().push(bytes);
     }
 
+    /// From now on tells what `other` does.
+    pub(super) fn follow(&self, other: &Arc<Self>) {
+        // A call waits for one program only.
+        let _ = self.followed.set(Arc::clone(other));
+    }
+
     /// The newest line that is not empty, shortened; an unfinished one counts.
     #[must_use]
     pub fn newest_line(&self) -> String {
+        if let Some(other) = self.followed.get() {
+            return other.newest_line();
+        }
         let line = lossy(self.newest().line.trim_ascii());
         line.chars().filter(|c| !c.is_control()).collect()
     }
@@ -91,6 +102,14 @@ fn start(line: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_joins_tells_of_the_other() {
+        let (first, second) = (Arc::new(Call::default()), Call::default());
+        second.follow(&first);
+        first.printed(b"shared\n");
+        assert_eq!(second.newest_line(), "shared");
+    }
 
     #[test]
     fn the_newest_line_is_told_also_while_it_grows() {

@@ -94,8 +94,11 @@ impl Service {
     ) -> Result<Execution, ServiceError> {
         validate::idempotency_key(key)?;
         let live = Arc::clone(&lease.live);
-        let mut joined = match live.keyed.claim(key, fingerprint(&request)?)? {
-            Claim::Joined(joined) => joined,
+        let mut joined = match live.keyed.claim(key, fingerprint(&request)?, call)? {
+            Claim::Joined(joined) => {
+                call.follow(&joined.call);
+                joined
+            }
             Claim::First(promise, joined) => {
                 let (service, call) = (Arc::clone(self), Arc::clone(call));
                 let (key, cancel) = (key.to_owned(), joined.cancel.clone());

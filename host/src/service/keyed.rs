@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Execution, ServiceError};
+use super::{Call, Execution, ServiceError};
 
 /// Most keys of one environment.
 pub(super) const KEYS_MAX: usize = 4096;
@@ -54,6 +54,8 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct Joined {
     outcome: watch::Receiver<Option<Outcome>>,
+    /// The call that started it.
+    pub(super) call: Arc<Call>,
     /// Ends the run.
     pub(super) cancel: CancellationToken,
 }
@@ -103,7 +105,12 @@ impl KeyedRuns {
     /// # Errors
     ///
     /// [`KeyError`].
-    pub(super) fn claim(&self, key: &str, fingerprint: Fingerprint) -> Result<Claim, KeyError> {
+    pub(super) fn claim(
+        &self,
+        key: &str,
+        fingerprint: Fingerprint,
+        call: &Arc<Call>,
+    ) -> Result<Claim, KeyError> {
         let mut state = self.state();
         if let Some(entry) = state.entries.get(key) {
             if entry.fingerprint != fingerprint {
@@ -120,6 +127,7 @@ impl KeyedRuns {
         let (sender, receiver) = watch::channel(None);
         let joined = Joined {
             outcome: receiver,
+            call: Arc::clone(call),
             cancel: CancellationToken::new(),
         };
         state.count += 1;
@@ -179,7 +187,7 @@ mod tests {
     }
 
     fn first(runs: &KeyedRuns, key: &str) -> Promise {
-        match runs.claim(key, [1; 32]) {
+        match runs.claim(key, [1; 32], &Arc::default()) {
             Ok(Claim::First(promise, _)) => promise,
             other => panic!("{key}: {other:?}"),
         }
@@ -189,16 +197,16 @@ mod tests {
     async fn a_repeated_key_joins_and_another_request_is_refused() {
         let runs = KeyedRuns::default();
         let promise = first(&runs, "a");
-        let Ok(Claim::Joined(mut joined)) = runs.claim("a", [1; 32]) else {
+        let Ok(Claim::Joined(mut joined)) = runs.claim("a", [1; 32], &Arc::default()) else {
             panic!("not joined");
         };
         assert!(matches!(
-            runs.claim("a", [2; 32]),
+            runs.claim("a", [2; 32], &Arc::default()),
             Err(KeyError::Differs(_))
         ));
         promise.keep(failed());
         assert!(matches!(joined.outcome().await, Some(Err(_))));
-        let Ok(Claim::Joined(mut late)) = runs.claim("a", [1; 32]) else {
+        let Ok(Claim::Joined(mut late)) = runs.claim("a", [1; 32], &Arc::default()) else {
             panic!("not joined");
         };
         assert!(late.outcome().await.is_some());
@@ -214,15 +222,24 @@ mod tests {
             first(&runs, &number.to_string()).keep(failed());
         }
         assert!(matches!(
-            runs.claim("0", [1; 32]),
+            runs.claim("0", [1; 32], &Arc::default()),
             Err(KeyError::Forgotten(_))
         ));
-        assert!(matches!(runs.claim("9", [1; 32]), Ok(Claim::Joined(_))));
-        assert!(matches!(runs.claim("slow", [1; 32]), Ok(Claim::Joined(_))));
+        assert!(matches!(
+            runs.claim("9", [1; 32], &Arc::default()),
+            Ok(Claim::Joined(_))
+        ));
+        assert!(matches!(
+            runs.claim("slow", [1; 32], &Arc::default()),
+            Ok(Claim::Joined(_))
+        ));
         drop(under_way);
         for number in RESULTS_MAX + 2..KEYS_MAX - 1 {
             first(&runs, &number.to_string()).keep(failed());
         }
-        assert_eq!(runs.claim("new", [1; 32]).err(), Some(KeyError::TooMany));
+        assert_eq!(
+            runs.claim("new", [1; 32], &Arc::default()).err(),
+            Some(KeyError::TooMany)
+        );
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 use waggle_protocol::message::Exec;
 
 use super::{
-    Ended, Live, Service, ServiceError, now,
+    Call, Ended, Live, Service, ServiceError, now,
     run::{End, OUTPUT_DEFAULT, OUTPUT_MAX, log_limits},
     spool::{Chunk, Spool},
     validate,
@@ -186,6 +186,8 @@ struct Process {
     started_at: Timestamp,
     state: watch::Sender<State>,
     input: Mutex<Option<mpsc::Sender<Bytes>>>,
+    /// Its newest line, for those who wait.
+    call: Arc<Call>,
 }
 
 #[derive(Debug)]
@@ -230,6 +232,7 @@ impl Processes {
             started_at: now(),
             state: watch::Sender::new(state),
             input: Mutex::new(Some(input)),
+            call: Arc::default(),
         });
         table.all.insert(id, Arc::clone(&process));
         Some(process)
@@ -288,6 +291,7 @@ impl Output for Spooled {
     }
 
     async fn take(&mut self, stream: OutputStream, bytes: Bytes) {
+        self.process.call.printed(&bytes);
         self.process
             .state
             .send_modify(|state| state.spool.push(stream, &bytes));
@@ -401,8 +405,10 @@ impl Service {
         process_id: &str,
         from: ReadFrom,
         until: Until,
+        call: &Call,
     ) -> Result<Progressed, ServiceError> {
         let (_lease, process) = self.process(environment_id, process_id)?;
+        call.follow(&process.call);
         let max_bytes = match from.max_bytes {
             Some(given) => validate::output_bytes(given)?,
             None => OUTPUT_DEFAULT,
