@@ -59,8 +59,8 @@ const REGEX_NEST_MAX: u32 = 100;
 const OUTPUT_BYTES: usize = 32 * 1024;
 /// The files that say what is not searched, in every folder.
 const IGNORE_FILES: [&str; 2] = [".gitignore", ".ignore"];
-/// Longest of them, in bytes: it is compiled in memory.
-const IGNORE_FILE_MAX: u64 = 1024 * 1024;
+/// Longest of them, in bytes. Compiled, it may take a thousand times as much memory and more.
+const IGNORE_FILE_MAX: u64 = 256 * 1024;
 
 /// Searches as `request` says and writes the records to `out`.
 ///
