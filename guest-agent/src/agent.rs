@@ -51,7 +51,7 @@ const ANY_CID: u32 = u32::MAX;
 
 /// Most connections served at once: each may hold a request of 1 MiB, and a host needs no more than
 /// one an operation. Further ones are closed at once.
-const CONNECTIONS_MAX: usize = 128;
+pub const CONNECTIONS_MAX: usize = 128;
 /// Most descriptors of one connection: its socket twice, and of a program its pidfd, three pipes and
 /// the kernel's log, and two logs of its output. (A file operation has fewer, but for the folders
 /// counted below.)
@@ -64,6 +64,7 @@ const OWN_DESCRIPTORS: usize = 32;
 /// 4096.
 const DESCRIPTORS: usize =
     CONNECTIONS_MAX * CONNECTION_DESCRIPTORS + OPEN_FOLDERS_MAX + OWN_DESCRIPTORS;
+const _: () = assert!(DESCRIPTORS <= 4096);
 
 /// How long to try to report; the agent serves meanwhile. As long as a host may wait for a machine
 /// that boots on a busy computer.

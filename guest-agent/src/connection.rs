@@ -352,6 +352,7 @@ impl OutFrame {
     /// Makes it the frame of a short reply, which fits the least that any host accepts.
     pub fn put_reply(&mut self, reply: &Reply) {
         let payload = codec::to_payload(reply);
+        debug_assert!(payload.len() <= self.room().len(), "no short reply");
         if let Some(room) = self.room().get_mut(..payload.len()) {
             room.copy_from_slice(&payload);
         }

@@ -11,12 +11,13 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use waggle_protocol::limits::GLOB_MAX;
 use waggle_protocol::message::{Failure, FailureCode};
 
 use crate::failure::{failure, shown};
 
-/// Longest pattern, in bytes. Nobody's is near it; and matching takes longer with a pattern's length.
-const PATTERN_MAX: usize = 1024;
+/// Most patterns without braces that one may stand for: each is matched by itself.
+const ALTERNATIVES_MAX: usize = 1000;
 
 /// An acceptable pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +38,8 @@ impl Glob {
         let (negations, plain) = pattern.split_at(negations);
         let reason = if plain.is_empty() {
             "it is empty".to_owned()
-        } else if pattern.len() > PATTERN_MAX {
-            format!("its length {} exceeds limit {PATTERN_MAX}", pattern.len())
+        } else if pattern.len() > GLOB_MAX {
+            format!("its length {} exceeds limit {GLOB_MAX}", pattern.len())
         } else if plain.starts_with('/') {
             "it is matched against paths relative to the folder, which begin with no slash"
                 .to_owned()
@@ -46,6 +47,8 @@ impl Glob {
             "it ends with a slash; what a folder holds is FOLDER/**".to_owned()
         } else if let Err(error) = fast_glob::validate(plain) {
             error.to_string()
+        } else if alternatives(plain.as_bytes()) > ALTERNATIVES_MAX {
+            format!("it stands for more than {ALTERNATIVES_MAX} patterns")
         } else {
             return Ok(Self {
                 names_only: !plain.contains('/'),
@@ -67,6 +70,41 @@ impl Glob {
         };
         fast_glob::glob_match(&self.pattern, subject.as_bytes())
     }
+}
+
+/// How many patterns without braces an acceptable one stands for. With groups within groups it may be
+/// fewer.
+fn alternatives(pattern: &[u8]) -> usize {
+    let mut product: usize = 1;
+    // Of each group that is open, how many there were so far.
+    let mut open: Vec<usize> = Vec::new();
+    let mut bytes = pattern.iter().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                bytes.next();
+            }
+            b'[' => {
+                // As in fast-glob: a bracket at once after the opening one stands for itself.
+                bytes.next_if(|next| matches!(next, b'!' | b'^'));
+                bytes.next_if_eq(&&b']');
+                while let Some(byte) = bytes.next().filter(|byte| **byte != b']') {
+                    if *byte == b'\\' {
+                        bytes.next();
+                    }
+                }
+            }
+            b'{' => open.push(1),
+            b',' => {
+                if let Some(count) = open.last_mut() {
+                    *count += 1;
+                }
+            }
+            b'}' => product = product.saturating_mul(open.pop().unwrap_or(1)),
+            _ => {}
+        }
+    }
+    product
 }
 
 #[cfg(test)]
@@ -115,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_named() {
-        let long = "a".repeat(PATTERN_MAX + 1);
+        let long = "a".repeat(GLOB_MAX + 1);
         for bad in ["", "!", "/etc/*", "src/", "[a", "{a,b", "a\\", &long] {
             let failure = Glob::parse(bad).unwrap_err();
             assert_eq!(failure.code, FailureCode::InvalidRequest);
@@ -132,10 +170,28 @@ mod tests {
     fn hard_patterns_come_to_an_end() {
         let path = "a".repeat(255);
         let stars = "*a".repeat(500) + "b";
-        let braces = "{*a*,*aa*,*}".repeat(10) + "b";
+        let braces = "{*a*,*aa*,*}".repeat(6) + "b";
+        let nested = "{,".repeat(9) + "*" + &"a".repeat(128) + "b" + &"}".repeat(9);
+        let many = "{,}".repeat(9) + "*" + &"a".repeat(128) + "b";
         let folders = "**/".repeat(300) + "b";
-        for pattern in [&stars, &braces, &folders] {
+        for pattern in [&stars, &braces, &nested, &many, &folders] {
             assert!(!fits(pattern, &path));
+        }
+        // Each of these would be tried.
+        for bad in ["{,,,,,,,,,}".repeat(10), "{a,{b,c}}".repeat(5)] {
+            let failure = Glob::parse(&(bad + "b")).unwrap_err();
+            let reason = "it stands for more than 1000 patterns";
+            assert!(failure.message.ends_with(reason), "{failure}");
+        }
+        // What stands for itself is none.
+        for (pattern, count) in [
+            ("{a,b}{c,d,e},f", 6),
+            ("\\{a,b[{,}]{a,[],]}", 2),
+            ("[!],{]{a,{b,c}}", 4),
+            ("[^\\],]x", 1),
+        ] {
+            assert_eq!(alternatives(pattern.as_bytes()), count, "{pattern}");
+            assert!(Glob::parse(pattern).is_ok(), "{pattern}");
         }
     }
 }

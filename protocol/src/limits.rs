@@ -36,9 +36,13 @@ pub const EDIT_FILE_MAX: u64 = 8 * 1024 * 1024;
 /// Longest line that a search tells, in bytes: a record of it fits into any reply.
 pub const SEARCH_LINE_MAX: u32 = 2048;
 
-/// Longest pattern, of a search or of names, in bytes: far more than anyone writes, and a
+/// Longest pattern of a search, in bytes: far more than anyone writes, and a
 /// [`Tool`](crate::message::Tool) of it still fits into one argument of a program.
 pub const PATTERN_MAX: usize = 16 * 1024;
+
+/// Longest pattern for names, in bytes: nobody's is near it, and matching takes longer with a pattern's
+/// length.
+pub const GLOB_MAX: usize = 1024;
 
 /// Largest [`Tool`](crate::message::Tool), encoded, in bytes: its program takes it as one argument in
 /// hexadecimal, and Linux takes 128 KiB for one (`MAX_ARG_STRLEN`, which counts the final NUL).
@@ -62,7 +66,7 @@ pub const ENTRIES_BATCH_BYTES: usize = REPLY_PAYLOAD_MAX / 2;
 const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(EDIT_TEXT_MAX * 2 + 2 * PATH_MAX <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(SEARCH_LINE_MAX as usize * 2 <= PAYLOAD_MAX_MIN);
-const _: () = assert!(2 * PATTERN_MAX + PATH_MAX + 64 <= TOOL_BYTES_MAX);
+const _: () = assert!(PATTERN_MAX + GLOB_MAX + PATH_MAX + 64 <= TOOL_BYTES_MAX);
 const _: () = assert!(2 * TOOL_BYTES_MAX < 128 * 1024);
 const _: () = assert!(2 * LOG_PATH_MAX + 64 <= PAYLOAD_MAX_MIN);
 const _: () = assert!(DATA_PAYLOAD_MAX <= REPLY_PAYLOAD_MAX);

@@ -111,7 +111,7 @@ pub struct Search {
     pub literal: bool,
     /// Ignore case.
     pub ignore_case: bool,
-    /// Search only files that fit this pattern, as in [`FindFiles::glob`].
+    /// Search only files that fit this pattern, of the kind and length of [`FindFiles::glob`].
     pub glob: Option<String>,
     /// Search hidden files as well, and those that `.gitignore` and the like name.
     pub all_files: bool,
@@ -241,7 +241,8 @@ pub struct FindFiles {
     pub list: ListFiles,
     /// `*`, `?`, `[a-z]`, `{a,b}`, and `**` for any number of folders. Without a slash it is matched
     /// against the last part of a path, else against the path relative to the folder. At most
-    /// [`PATTERN_MAX`](crate::limits::PATTERN_MAX) bytes.
+    /// [`GLOB_MAX`](crate::limits::GLOB_MAX) bytes, and no more than 1000 patterns once its braces are
+    /// multiplied out.
     pub glob: String,
 }
 

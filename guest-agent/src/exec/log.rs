@@ -17,24 +17,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde_bytes::ByteBuf;
 use waggle_protocol::frame::Kind;
 use waggle_protocol::message::{ExecLogged, Log, Logs};
 
 use super::code_file::{PREFIX, id_in_name};
+use crate::agent::CONNECTIONS_MAX;
+use crate::files::{WRITEBACK_BYTES, start_writeback};
 use crate::identity::Identity;
 
 /// Most bytes of a stream that are held in memory before it gets a file. A request for more gets its
 /// file here.
 const HEAD_MAX: u64 = 64 * 1024;
-/// Most logs.
-const LOGS_MAX: usize = 64;
+/// Most logs: two of each program that can run, so that none is without because others run.
+const LOGS_MAX: usize = 2 * CONNECTIONS_MAX;
 /// Most bytes in all of them: a part of the scratch disk that a program will not miss.
 const BYTES_MAX: u64 = 512 * 1024 * 1024;
-/// Write-back to disk starts every so many bytes, so that dirty pages do not fill the guest's memory.
-const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
 
 const STDOUT: &str = "stdout.log";
 const STDERR: &str = "stderr.log";
@@ -365,25 +365,13 @@ impl OpenLog {
         place.store.shrink(&place.path, granted - written);
         self.written += written;
         if self.written - self.flushed >= WRITEBACK_BYTES {
-            self.start_writeback();
+            // Nobody is promised that a log is on disk.
+            start_writeback(file, self.flushed, self.written - self.flushed);
+            self.flushed = self.written;
         }
         if written < length {
             self.file = None;
         }
-    }
-
-    /// Starts to write a part back to disk, without waiting for it, and to let go of its pages.
-    /// (`sync_file_range` would do nothing on an overlay, which passes this one on.)
-    fn start_writeback(&mut self) {
-        let (from, length) = (self.flushed, self.written - self.flushed);
-        if let (Some(file), Ok(from), Ok(length)) =
-            (&self.file, i64::try_from(from), i64::try_from(length))
-        {
-            // What comes of it is of no concern: nobody is promised that a log is on disk.
-            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            let _ = posix_fadvise(file, from, length, advice);
-        }
-        self.flushed = self.written;
     }
 }
 
@@ -474,29 +462,29 @@ mod tests {
     #[test]
     fn the_oldest_finished_logs_make_room() {
         let folder = tempfile::tempdir().unwrap();
-        let store = LogStore::with_room_for(200);
+        let store = LogStore::with_room_for(400);
         let mut running = logs(&store, folder.path(), 0, 0, 1000);
         running.take(Kind::Stdout, b"first");
-        for id in 1..=200 {
+        for id in 1..=400 {
             let mut logs = logs(&store, folder.path(), id, 0, 100);
             logs.take(Kind::Stdout, b"1");
             assert!(logs.finish().stdout.is_some());
         }
         assert_eq!(count(folder.path()), LOGS_MAX);
         running.take(Kind::Stdout, &[b'x'; 90]);
-        running.take(Kind::Stderr, &[b'y'; 200]);
+        running.take(Kind::Stderr, &[b'y'; 400]);
         // What is left is the running program's own, and ends at the room for all.
         assert_eq!(count(folder.path()), 2);
         let logs = running.finish();
         assert_eq!(text(logs.stdout).len(), 95);
-        assert_eq!(text(logs.stderr).len(), 105);
+        assert_eq!(text(logs.stderr).len(), 305);
     }
 
     #[test]
     fn running_logs_are_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let store = LogStore::with_room_for(10);
-        let mut running: Vec<_> = (0..100)
+        let mut running: Vec<_> = (0..128)
             .map(|id| logs(&store, folder.path(), id, 0, 1000))
             .collect();
         for logs in &mut running {
@@ -542,7 +530,7 @@ mod tests {
     #[test]
     fn what_a_crashed_agent_left_is_kept_within_bounds() {
         let folder = tempfile::tempdir().unwrap();
-        for id in 0..100 {
+        for id in 0..300 {
             let name = format!("waggle_{id:016x}.stdout.log");
             fs::write(folder.path().join(name), "1234").unwrap();
         }

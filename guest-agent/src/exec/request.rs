@@ -20,7 +20,6 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use serde_bytes::ByteBuf;
-use waggle_protocol::codec;
 use waggle_protocol::limits::{CODE_MAX, TOOL_BYTES_MAX};
 use waggle_protocol::message::{EnvVar, Exec, Failure, FailureCode, Program, Tool};
 
@@ -32,6 +31,7 @@ use crate::guest_path::{GuestPath, shown_path};
 use crate::identity::Identity;
 use crate::probe::find_program;
 use crate::sys::{self, ChildSetup};
+use crate::tool::to_argument;
 
 /// A program that runs.
 #[derive(Debug)]
@@ -139,14 +139,13 @@ fn tool_words(program: &Path, tool: &Tool) -> Result<Vec<OsString>, Failure> {
         );
         return Err(failure(FailureCode::Unsupported, &text));
     }
-    let encoded = codec::to_payload(tool);
-    if encoded.len() > TOOL_BYTES_MAX {
-        let length = encoded.len();
+    let digits = to_argument(tool);
+    let length = digits.len() / 2;
+    if length > TOOL_BYTES_MAX {
         return invalid(&format!(
             "length {length} of what to do exceeds limit {TOOL_BYTES_MAX}"
         ));
     }
-    let digits: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(vec![program.into(), digits.into()])
 }
 

@@ -14,6 +14,7 @@ use std::fs::{File, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -58,23 +59,25 @@ where
 /// Opens the file, or makes it, and tells its size.
 fn open(target: &Target, owner: &Identity, mode: Option<u32>) -> Result<(File, u64), Failure> {
     let path = target.path.as_path();
-    // Not left to the open, which knows the agent's mask.
-    let mode = match (mode, target.old_mode) {
-        (None, None) => Some(NEW_FILE_MODE),
-        (mode, _) => mode,
-    };
     let flags = OFlag::O_WRONLY
         | OFlag::O_APPEND
-        | OFlag::O_CREAT
         | OFlag::O_NOFOLLOW
         | OFlag::O_NONBLOCK
         | OFlag::O_NOCTTY
         | OFlag::O_CLOEXEC;
     owner.act(|| {
-        let new = Mode::from_bits_truncate(NEW_FILE_MODE);
-        let file = openat(&target.folder, target.name.as_os_str(), flags, new)
-            .map_err(|errno| refused_errno(path, errno))?;
-        let file = File::from(file);
+        let open = |flags| {
+            let new = Mode::S_IRUSR | Mode::S_IWUSR;
+            openat(&target.folder, target.name.as_os_str(), flags, new)
+        };
+        // A file that someone made meanwhile keeps its mode too.
+        let (file, mode) = match open(flags | OFlag::O_CREAT | OFlag::O_EXCL) {
+            // Not left to the open, which knows the agent's mask.
+            Ok(file) => (Ok(file), Some(mode.unwrap_or(NEW_FILE_MODE))),
+            Err(Errno::EEXIST) => (open(flags), mode),
+            Err(errno) => (Err(errno), mode),
+        };
+        let file = File::from(file.map_err(|errno| refused_errno(path, errno))?);
         let found = file.metadata().map_err(|error| refused(path, &error))?;
         require_regular(path, &found)?;
         if let Some(mode) = mode {

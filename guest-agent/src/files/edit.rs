@@ -4,8 +4,9 @@
 //! Replacing text in a file.
 //!
 //! Owns: the preconditions, and the texts that say why they do not hold. Invariants: the file is
-//! replaced as a whole, as in [`super::write`], or is as it was; its size is bounded before and after,
-//! and so is the number of edits at a time, for each holds its file in memory twice.
+//! replaced as a whole, as in [`super::write`], or is as it was; what others made of it meanwhile is
+//! not lost (the edit fails); its size is bounded before and after; there is one edit at a time, for
+//! each holds its file in memory twice, and two of one file come one after the other.
 //!
 //! Text is bytes. Occurrences do not overlap, and are found from the front.
 
@@ -15,6 +16,7 @@ use std::path::Path;
 
 use memchr::memchr_iter;
 use memchr::memmem::{self, Finder};
+use nix::sys::stat::fstat;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -22,17 +24,17 @@ use waggle_protocol::limits::{EDIT_FILE_MAX, EDIT_TEXT_MAX};
 use waggle_protocol::message::{EditFile, Edited, Failure, FailureCode, Reply};
 
 use super::read::{open, read_at};
-use super::write::{Draft, Target};
+use super::write::{Draft, Target, Version};
 use super::{TURN_BYTES, Turn};
 use crate::agent::Agent;
 use crate::connection::Connection;
-use crate::failure::{failure, refused};
+use crate::failure::{failure, refused, refused_errno};
 use crate::guest_path::{GuestPath, shown_path};
 use crate::identity::Identity;
 use crate::serve::OperationError;
 
-/// Most edits at a time: some 50 MiB.
-static EDITS: Semaphore = Semaphore::const_new(2);
+/// The one edit there is at a time: some 25 MiB, and of one file they do not get in each other's way.
+static EDITS: Semaphore = Semaphore::const_new(1);
 /// Most lines that a failure names.
 const LINES_TOLD: usize = 5;
 
@@ -84,7 +86,7 @@ async fn edit_checked(
     request: &EditFile,
 ) -> Result<Reply, OperationError> {
     let mut turn = Turn::default();
-    let content = read_whole(path, identity, &mut turn).await?;
+    let (content, version) = read_whole(path, identity, &mut turn).await?;
     if let Some(expected) = request.sha256 {
         let found = sha256(&content, &mut turn).await;
         if found != expected {
@@ -137,7 +139,7 @@ async fn edit_checked(
         turn.moved(part.len()).await;
     }
     let sha256 = sha256(&new, &mut turn).await;
-    draft.publish(None).await?;
+    draft.publish(None, Some(version)).await?;
     Ok(Reply::Edited(Edited {
         replaced: found.count,
         bytes: new.len() as u64,
@@ -149,8 +151,11 @@ async fn read_whole(
     path: &Path,
     identity: &Identity,
     turn: &mut Turn,
-) -> Result<Vec<u8>, OperationError> {
+) -> Result<(Vec<u8>, Version), OperationError> {
     let (file, info) = open(path, identity)?;
+    // Before the first byte is read: a change during the reading shows as well.
+    let version = fstat(&file).map_err(|errno| refused_errno(path, errno))?;
+    let version = Version::of(&version);
     require_size(path, info.size)?;
     let mut content = Vec::with_capacity(usize::try_from(info.size).unwrap_or(0));
     loop {
@@ -163,7 +168,7 @@ async fn read_whole(
         // It may have grown, or have had no size to tell, as in /proc.
         require_size(path, content.len() as u64)?;
         if count == 0 {
-            return Ok(content);
+            return Ok((content, version));
         }
         turn.moved(count).await;
     }

@@ -6,7 +6,7 @@
 //! Owns: the walk, its order, its batches. Invariants: links are not followed (but for the listed
 //! path itself); names are relative, as bytes; a batch fits a reply; memory is bounded; a walk ends
 //! when the host hangs up. With a pattern, folders that do not fit are descended all the same, and the
-//! limit counts what fits.
+//! limit counts what fits; the kernel's file systems are left out, unless the path is in one.
 //!
 //! **Order.** Up to [`SORTED_MAX`] entries (and [`SORTED_BYTES_MAX`] of names) are gathered, sorted by
 //! path component and cut to the limit, so that ordinary folders list the same way every time. A
@@ -18,6 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use serde_bytes::ByteBuf;
@@ -28,7 +29,7 @@ use waggle_protocol::message::{
 };
 use walkdir::WalkDir;
 
-use super::nanoseconds;
+use super::{is_kernel_folder, nanoseconds};
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
 use crate::failure::{failure, refused, refused_errno};
@@ -43,13 +44,15 @@ const SORTED_MAX: usize = 10_000;
 const SORTED_BYTES_MAX: usize = 1024 * 1024;
 /// Entries looked at before the other connections get a turn: some `lstat` calls each.
 const STEP_ENTRIES: usize = 64;
+/// No more are looked at after this time: a hard pattern takes some milliseconds for each.
+const STEP_TIME: Duration = Duration::from_millis(5);
 /// Most levels of a walk, which holds one folder open at each. (With fewer than that, walkdir would
 /// read the rest of a folder into memory in one go.)
 const DEPTH_MAX: u32 = 64;
-/// Most folders that all walks together hold open; `agent` counts them among its descriptors.
-pub const OPEN_FOLDERS_MAX: usize = 64;
+/// Most folders that all walks together hold open: of eight of the deepest. `agent` counts them among
+/// its descriptors.
+pub const OPEN_FOLDERS_MAX: usize = 8 * DEPTH_MAX as usize;
 
-const _: () = assert!(DEPTH_MAX as usize <= OPEN_FOLDERS_MAX);
 /// Most bytes of one encoded entry besides its name: a length of up to 3 bytes, a kind, and three
 /// numbers of up to 10, 5 and 10 bytes.
 const ENTRY_OVERHEAD: usize = 29;
@@ -248,20 +251,22 @@ impl Walk {
         glob: Option<Glob>,
     ) -> Result<Self, Failure> {
         // walkdir would list a file as itself, and count an unreadable root as one bad entry.
-        identity.act(|| {
+        let root = identity.act(|| {
             let found = fs::metadata(root).map_err(|error| refused(root, &error))?;
             if !found.is_dir() {
                 return Err(refused_errno(root, Errno::ENOTDIR));
             }
-            fs::read_dir(root).map_err(|error| refused(root, &error))
+            fs::read_dir(root).map_err(|error| refused(root, &error))?;
+            // So that the kernel's folders below it are known by their paths.
+            fs::canonicalize(root).map_err(|error| refused(root, &error))
         })?;
-        let entries = WalkDir::new(root)
+        let entries = WalkDir::new(&root)
             .min_depth(1)
             .max_depth(usize::try_from(depth).unwrap_or(usize::MAX))
-            .max_open(OPEN_FOLDERS_MAX + 1)
+            .max_open(DEPTH_MAX as usize + 1)
             .into_iter();
         Ok(Self {
-            root: root.to_owned(),
+            root,
             entries,
             identity,
             glob,
@@ -280,12 +285,24 @@ impl Walk {
             unreadable,
             done,
         } = self;
+        let until = Instant::now() + STEP_TIME;
         identity.act(|| {
-            for _ in 0..STEP_ENTRIES {
+            for count in 0..STEP_ENTRIES {
+                if count > 0 && Instant::now() >= until {
+                    return;
+                }
                 let Some(entry) = entries.next() else {
                     *done = true;
                     return;
                 };
+                if glob.is_some()
+                    && let Ok(entry) = &entry
+                    && entry.file_type().is_dir()
+                    && is_kernel_folder(entry.path())
+                {
+                    entries.skip_current_dir();
+                    continue;
+                }
                 let found = entry.and_then(|entry| {
                     let path = entry.path().strip_prefix(&*root).ok();
                     let fits = |path: &&Path| glob.as_ref().is_none_or(|glob| glob.matches(path));

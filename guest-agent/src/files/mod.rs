@@ -20,10 +20,11 @@ mod tests;
 mod upload;
 mod write;
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use waggle_protocol::message::{Failure, FailureCode};
 
 pub use self::append::append;
@@ -37,6 +38,13 @@ use crate::guest_path::shown_path;
 
 /// Bytes that one operation moves before the others get a turn: about a tenth of a millisecond.
 const TURN_BYTES: usize = 256 * 1024;
+
+/// What a walk for names or text from above does not descend into: no one's files.
+const KERNEL_FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Write-back to disk starts every so many bytes of a file, so that the final fsync has little left to
+/// do and dirty pages do not fill the guest's memory.
+pub(crate) const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
 
 const NANOS: i64 = 1_000_000_000;
 
@@ -56,6 +64,23 @@ impl Turn {
             tokio::task::yield_now().await;
         }
         is_due
+    }
+}
+
+/// Whether a walk from above leaves out the folder with this path.
+pub(crate) fn is_kernel_folder(path: &Path) -> bool {
+    KERNEL_FOLDERS
+        .iter()
+        .any(|folder| path == Path::new(folder))
+}
+
+/// Starts to write a part of `file` back to disk, without waiting for it, and to let go of its pages.
+/// (`sync_file_range` would do nothing on an overlay, which passes this one on.)
+pub(crate) fn start_writeback(file: &File, offset: u64, length: u64) {
+    if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        // An error is of no concern: where it matters, a later fsync reports real ones.
+        let _ = posix_fadvise(file, offset, length, advice);
     }
 }
 

@@ -18,7 +18,8 @@ use waggle_protocol::message::{
     ReadLines, Reply, Request, User, WriteFile,
 };
 
-use crate::testing::{Answer, Host, agent, bytes_of};
+use super::write::{Draft, Target, Version};
+use crate::testing::{Answer, Host, agent, bytes_of, current_user};
 
 fn read_request(path: &Path) -> ReadFile {
     ReadFile {
@@ -301,6 +302,30 @@ async fn odd_names_are_listed_as_bytes_in_order() {
     assert_eq!(cut[1].name.as_slice(), b"b");
     let (whole, truncated, _) = list(&mut host, &root, 3, 10).await;
     assert_eq!((whole.len(), truncated), (10, false));
+}
+
+#[tokio::test]
+async fn the_kernels_folders_are_not_searched_from_above() {
+    let mut host = Host::connect().await;
+    let above = host.folder.path().join("above");
+    symlink("/", &above).unwrap();
+    for (path, glob, expected) in [
+        (Path::new("/"), "{proc,tmp}", &[&b"tmp"[..]][..]),
+        (&above, "{proc,tmp}", &[b"tmp"]),
+        (Path::new("/proc"), "version", &[b"version"]),
+    ] {
+        let list = ListFiles {
+            path: bytes_of(path.as_os_str().as_bytes()),
+            depth: 1,
+            limit: 100,
+            user: User::Sandbox,
+        };
+        let glob = glob.into();
+        let request = FindFiles { list, glob };
+        let (entries, ..) = entries(&host.ask(Request::FindFiles(request)).await);
+        let names: Vec<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
+        assert_eq!(names, expected);
+    }
 }
 
 #[tokio::test]
@@ -590,6 +615,54 @@ async fn an_edit_that_does_not_fit_says_why() {
         assert!(failure.message.contains(text), "{failure}");
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
+}
+
+#[tokio::test]
+async fn edits_of_one_file_at_a_time_are_all_made() {
+    let (mut one, mut other) = (Host::connect().await, Host::connect().await);
+    let path = one.folder.path().join("file");
+    for _ in 0..10 {
+        fs::write(&path, "a\nb\n").unwrap();
+        let (first, second) = tokio::join!(
+            edit(&mut one, edit_request(&path, "a", "A")),
+            edit(&mut other, edit_request(&path, "b", "B")),
+        );
+        for answer in [first, second] {
+            assert!(matches!(answer.terminal(), Reply::Edited(_)), "{answer:?}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"A\nB\n");
+    }
+}
+
+#[tokio::test]
+async fn an_edit_does_not_replace_what_it_did_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let owner = current_user(folder.path());
+    let draft = |path: &Path| {
+        let target = Target::find(path, false).unwrap();
+        Draft::create(target, owner.clone()).unwrap()
+    };
+    let version = || Version::of(&nix::sys::stat::lstat(&path).unwrap());
+    fs::write(&path, "old").unwrap();
+    let read = version();
+    draft(&path).publish(None, Some(read)).await.unwrap();
+    for change in [
+        |path: &Path| fs::write(path, "longer").unwrap(),
+        |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap(),
+        |path: &Path| fs::rename(path, path.with_extension("moved")).unwrap(),
+    ] {
+        fs::write(&path, "old").unwrap();
+        let draft = draft(&path);
+        let read = version();
+        // The kernel's clock for files ticks some hundred times a second.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        change(&path);
+        let failure = draft.publish(None, Some(read)).await.unwrap_err();
+        assert_eq!(failure.code, FailureCode::Changed);
+        assert!(failure.message.ends_with("read it again"), "{failure}");
+    }
+    assert_eq!(names(folder.path()), ["file.moved"]);
 }
 
 #[tokio::test]

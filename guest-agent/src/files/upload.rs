@@ -11,19 +11,14 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use tokio::io::{AsyncRead, AsyncWrite};
 use waggle_protocol::frame::Kind;
 
-use super::Turn;
+use super::{Turn, WRITEBACK_BYTES, start_writeback};
 use crate::connection::Connection;
 use crate::failure::refused;
 use crate::identity::Identity;
 use crate::serve::OperationError;
-
-/// Write-back to disk starts every so many bytes, so that the final fsync has little left to do and
-/// dirty pages do not fill the guest's memory.
-const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Writes the upload that is due to `file`, whose next byte is at `start`, and returns its length.
 ///
@@ -68,16 +63,6 @@ pub(super) fn write_all(
     owner
         .act(|| file.write_all(bytes))
         .map_err(|error| refused(path, &error).into())
-}
-
-/// Starts to write a part back to disk, without waiting for it, and to let go of its pages.
-/// (`sync_file_range` would do nothing on an overlay, which passes this one on.)
-fn start_writeback(file: &File, offset: u64, length: u64) {
-    if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
-        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        // An error is of no concern: the later fsync reports real ones.
-        let _ = posix_fadvise(file, offset, length, advice);
-    }
 }
 
 /// Waits until the content is on disk, on a thread of its own: an fsync may take seconds, and

@@ -21,8 +21,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::libc;
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::io::{AsyncRead, AsyncWrite};
 use waggle_protocol::frame::Kind;
@@ -42,6 +43,7 @@ pub(super) const NEW_FILE_MODE: u32 = 0o644;
 const NEW_FOLDER_MODE: u32 = 0o755;
 /// Most links from one path to the file, as in the kernel (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
+
 /// Takes the upload that follows `request` and returns the terminal reply.
 ///
 /// # Errors
@@ -68,8 +70,28 @@ where
         ..
     } = &draft;
     let bytes = upload::take(connection, file, &target.path, owner, 0).await?;
-    draft.publish(request.mode).await?;
+    draft.publish(request.mode, None).await?;
     Ok(Reply::Written { bytes })
+}
+
+/// What tells a file, as it is, from another one and from what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    file: (libc::dev_t, libc::ino_t),
+    size: libc::off_t,
+    modified: (libc::time_t, i64),
+    changed: (libc::time_t, i64),
+}
+
+impl Version {
+    pub(super) fn of(found: &libc::stat) -> Self {
+        Self {
+            file: (found.st_dev, found.st_ino),
+            size: found.st_size,
+            modified: (found.st_mtime, found.st_mtime_nsec),
+            changed: (found.st_ctime, found.st_ctime_nsec),
+        }
+    }
 }
 
 /// Where the new content goes: a name in an open folder.
@@ -180,8 +202,13 @@ impl Draft {
         upload::write_all(&self.file, &self.target.path, &self.owner, bytes)
     }
 
-    /// Gives it its mode and the target's name.
-    pub(super) async fn publish(mut self, mode: Option<u32>) -> Result<(), Failure> {
+    /// Gives it its mode and the target's name; if it comes of a `read` file, only as long as that one
+    /// bears the name and is as it was.
+    pub(super) async fn publish(
+        mut self,
+        mode: Option<u32>,
+        read: Option<Version>,
+    ) -> Result<(), Failure> {
         let mode = mode.or(self.target.old_mode).unwrap_or(NEW_FILE_MODE) & 0o7777;
         let target = &self.target;
         let Some(name) = self.name.as_deref() else {
@@ -192,10 +219,20 @@ impl Draft {
             .act(|| self.file.set_permissions(Permissions::from_mode(mode)))
             .map_err(refused)?;
         upload::sync(&self.file).await.map_err(refused)?;
-        let folder = &target.folder;
-        self.owner
-            .act(|| renameat(folder, name, folder, target.name.as_os_str()))
-            .map_err(|errno| refused(errno.into()))?;
+        let (folder, place) = (&target.folder, target.name.as_os_str());
+        // In one go: no other operation comes between, and a program hardly.
+        self.owner.act(|| {
+            if let Some(read) = read {
+                let found = fstatat(folder, place, AtFlags::AT_SYMLINK_NOFOLLOW);
+                if !found.is_ok_and(|found| Version::of(&found) == read) {
+                    let path = shown_path(&target.path);
+                    let text = format!("{path}: changed while it was edited; read it again");
+                    return Err(failure(FailureCode::Changed, &text));
+                }
+            }
+            renameat(folder, name, folder, place)
+                .map_err(|errno| refused_errno(&target.path, errno))
+        })?;
         self.name = None;
         Ok(())
     }

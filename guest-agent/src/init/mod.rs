@@ -153,6 +153,7 @@ fn set_up(config: &BootConfig) {
     };
     note("the clock", system::set_clock(config.unix_time_ns));
     note("entropy", system::add_entropy(&config.entropy));
+    note("protections", system::protect_shared_folders());
     note("the host name", system::set_hostname(&config.hostname));
     note("the loopback interface", system::raise_loopback());
     note("the user", user::ensure_sandbox());

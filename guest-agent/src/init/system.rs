@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the kernel is told about this machine: its name, the time, entropy, its loopback.
+//! What the kernel is told about this machine: its name, the time, entropy, its loopback, what it
+//! protects.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,10 +15,30 @@ use nix::unistd::sethostname;
 
 use crate::sys;
 
+/// What distributions have the kernel refuse in folders that everyone may write, such as `/tmp`: links
+/// and files that one user lays out for another to fall into.
+const PROTECTIONS: [&str; 4] = [
+    "/proc/sys/fs/protected_fifos",
+    "/proc/sys/fs/protected_hardlinks",
+    "/proc/sys/fs/protected_regular",
+    "/proc/sys/fs/protected_symlinks",
+];
+
 /// Sets the wall clock.
 pub(super) fn set_clock(unix_time_ns: u64) -> io::Result<()> {
     let time = TimeSpec::from(Duration::from_nanos(unix_time_ns));
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
+}
+
+/// Turns on those of [`PROTECTIONS`] that the kernel has.
+pub(super) fn protect_shared_folders() -> io::Result<()> {
+    for file in PROTECTIONS {
+        match fs::write(file, "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Seeds the kernel's random number generator.

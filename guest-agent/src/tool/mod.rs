@@ -11,7 +11,9 @@
 //!
 //! **What the caller sees.** Exit code 0: done. Exit code 1: not done, or not in full; every line of
 //! standard error is `CODE: message`, the first one says what went wrong first, and what could be done
-//! is done. Lines on standard error with exit code 0 are remarks.
+//! is done. Remarks come last, and alone with exit code 0.
+//!
+//! Its memory is bounded, whatever files it meets: beyond [`MEMORY_MAX`] it ends.
 
 mod pack;
 mod search;
@@ -19,8 +21,15 @@ mod search;
 mod tests;
 mod unpack;
 
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 use waggle_protocol::codec;
 use waggle_protocol::frame::{Frame, Kind};
@@ -28,12 +37,18 @@ use waggle_protocol::message::{Failure, FailureCode, Tool};
 
 use crate::failure::{code, errno, failure, reason};
 
-/// Most problems that are told one by one.
-const PROBLEMS_TOLD_MAX: u64 = 100;
+/// Most failures, and most remarks, that are told one by one.
+const PROBLEMS_TOLD_MAX: usize = 100;
+/// Most memory, in bytes of address space: several times what the tools' own bounds add up to.
+const MEMORY_MAX: rlim_t = 512 * 1024 * 1024;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let mut problems = Problems::new(io::stderr().lock());
+    if let Err(errno) = bound_memory() {
+        let text = format!("memory limit: {}", reason(errno));
+        problems.remark(failure(code(errno), &text));
+    }
     let argument = std::env::args_os().nth(1).unwrap_or_default();
     let outcome = from_argument(&argument.to_string_lossy()).and_then(|tool| {
         // Not locked line by line: each tool buffers by itself.
@@ -50,8 +65,13 @@ pub fn main() -> ExitCode {
     problems.finish()
 }
 
-/// `tool` as the program's argument. (Linux takes no argument beyond 128 KiB, so a pattern for a
-/// search has at most some 60 KiB.)
+fn bound_memory() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_AS)?;
+    let most = MEMORY_MAX.min(hard);
+    setrlimit(Resource::RLIMIT_AS, most, most)
+}
+
+/// `tool` as the program's argument: two digits a byte.
 #[must_use]
 pub fn to_argument(tool: &Tool) -> String {
     let digits = codec::to_payload(tool);
@@ -79,42 +99,73 @@ fn from_argument(argument: &str) -> Result<Tool, Failure> {
 #[derive(Debug)]
 struct Problems<W> {
     out: W,
-    told: u64,
-    /// Whether the task is not done in full.
-    failed: bool,
+    /// What is not done.
+    failures: usize,
+    /// Held back, for the first line says what went wrong.
+    remarks: Vec<Failure>,
+    /// Remarks beyond those.
+    unheld: usize,
 }
 
 impl<W: Write> Problems<W> {
     fn new(out: W) -> Self {
         Self {
             out,
-            told: 0,
-            failed: false,
+            failures: 0,
+            remarks: Vec::new(),
+            unheld: 0,
         }
     }
 
     /// Something was not done.
     fn tell(&mut self, failure: &Failure) {
-        self.failed = true;
-        self.remark(failure);
+        self.failures += 1;
+        if self.failures <= PROBLEMS_TOLD_MAX {
+            self.print(failure);
+        }
     }
 
     /// Something is worth a word, and no failure.
-    fn remark(&mut self, failure: &Failure) {
-        self.told += 1;
-        if self.told <= PROBLEMS_TOLD_MAX {
-            // Who does not read has no use for it.
-            let _ = writeln!(self.out, "{}: {failure}", failure.code.name());
+    fn remark(&mut self, remark: Failure) {
+        if self.remarks.len() < PROBLEMS_TOLD_MAX {
+            self.remarks.push(remark);
+        } else {
+            self.unheld += 1;
+        }
+    }
+
+    fn print(&mut self, failure: &Failure) {
+        // Who does not read has no use for it.
+        let _ = writeln!(self.out, "{}: {failure}", failure.code.name());
+    }
+
+    fn print_more(&mut self, count: usize) {
+        if count > 0 {
+            self.print(&failure(FailureCode::Io, &format!("and {count} more")));
         }
     }
 
     fn finish(mut self) -> ExitCode {
-        if let Some(more) = self.told.checked_sub(PROBLEMS_TOLD_MAX)
-            && more > 0
-        {
-            let _ = writeln!(self.out, "{}: and {more} more", FailureCode::Io.name());
+        self.print_more(self.failures.saturating_sub(PROBLEMS_TOLD_MAX));
+        for remark in std::mem::take(&mut self.remarks) {
+            self.print(&remark);
         }
-        ExitCode::from(u8::from(self.failed))
+        self.print_more(self.unheld);
+        ExitCode::from(u8::from(self.failures > 0))
+    }
+}
+
+/// Opens a regular file and nothing else, without waiting for anyone.
+fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
+        .open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() {
+        Ok((file, found))
+    } else {
+        Err(Errno::ENXIO.into())
     }
 }
 

@@ -15,20 +15,19 @@
 //! Hard links become files of their own.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::unistd::{Whence, lseek};
 use tar::{Builder, EntryType, GnuExtSparseHeader, Header};
 use waggle_protocol::message::{Failure, FailureCode, Pack};
 use walkdir::WalkDir;
 
-use super::{Problems, stream_failed};
+use super::{Problems, open_regular, stream_failed};
 use crate::failure::{errno, failure, reason, refused, refused_errno};
 use crate::guest_path::{GuestPath, shown_path};
 
@@ -156,7 +155,7 @@ impl<W: Write, E: Write> Archive<'_, W, E> {
                 }
             }
         } else if kind.is_file() {
-            match open(path) {
+            match open_regular(path) {
                 Ok((file, found)) => self.file(path, name, file, &found),
                 Err(error) => {
                     self.problems.tell(&refused(path, &error));
@@ -165,8 +164,8 @@ impl<W: Write, E: Write> Archive<'_, W, E> {
             }
         } else {
             let text = format!("{}: left out, not a file, folder or link", shown_path(path));
-            let failure = failure(FailureCode::NotRegular, &text);
-            self.problems.remark(&failure);
+            let remark = failure(FailureCode::NotRegular, &text);
+            self.problems.remark(remark);
             Ok(())
         }
     }
@@ -256,20 +255,6 @@ fn header(found: &Metadata, kind: EntryType) -> Header {
     header.set_mtime(u64::try_from(found.mtime()).unwrap_or(0));
     header.set_size(0);
     header
-}
-
-/// Opens a regular file and nothing else, without waiting for anyone.
-fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
-        .open(path)?;
-    let found = file.metadata()?;
-    if found.is_file() {
-        Ok((file, found))
-    } else {
-        Err(Errno::ENXIO.into())
-    }
 }
 
 /// A run of bytes in a file.

@@ -12,17 +12,20 @@
 //! in a Git repository or not, unless `all_files` asks for those too; of them those that fit the
 //! pattern; of them those that are text: a file with a NUL byte is left at the first one. (A file
 //! that begins with a UTF-16 mark is text.) The kernel's file systems are left out, unless the path is
-//! in one. If the path names a file, that is searched whatever it is.
+//! in one. If the path names a file, that is searched whatever it is. A `.gitignore` or `.ignore` that
+//! is no regular file, or a very long one, makes its folder unreadable; in the searched folder or
+//! above it, it makes all others count for nothing. (`.git` is not looked into.)
 //!
 //! **Lines.** They end at a newline, with or without a carriage return before it; neither is part of
 //! a line. A line longer than [`LINE_HEAP_MAX`] ends the search of its file, which then counts as
 //! unreadable.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
 use grep_matcher::LineTerminator;
@@ -32,16 +35,14 @@ use grep_searcher::{
     SinkMatch,
 };
 use ignore::WalkBuilder;
-use nix::errno::Errno;
-use nix::libc;
 use serde_bytes::ByteBuf;
 use waggle_protocol::codec;
-use waggle_protocol::limits::SEARCH_LINE_MAX;
+use waggle_protocol::limits::{PATTERN_MAX, SEARCH_LINE_MAX};
 use waggle_protocol::message::{Failure, FailureCode, Search, SearchEnd, SearchLine, SearchRecord};
 
-use super::stream_failed;
+use super::{open_regular, stream_failed};
 use crate::failure::{failure, refused, shown};
-use crate::files::require_regular;
+use crate::files::{is_kernel_folder, require_regular};
 use crate::glob::Glob;
 use crate::guest_path::GuestPath;
 
@@ -56,8 +57,10 @@ const REGEX_BYTES_MAX: usize = 32 * 1024 * 1024;
 const REGEX_NEST_MAX: u32 = 100;
 /// Records go out when there are so many bytes of them.
 const OUTPUT_BYTES: usize = 32 * 1024;
-/// What a search of a folder above them does not descend into: no one's files.
-const KERNEL_FOLDERS: [&str; 3] = ["/dev", "/proc", "/sys"];
+/// The files that say what is not searched, in every folder.
+const IGNORE_FILES: [&str; 2] = [".gitignore", ".ignore"];
+/// Longest of them, in bytes. Compiled, it may take a thousand times as much memory and more.
+const IGNORE_FILE_MAX: u64 = 256 * 1024;
 
 /// Searches as `request` says and writes the records to `out`.
 ///
@@ -86,7 +89,7 @@ pub(super) fn search(request: &Search, out: impl Write) -> Result<(), Failure> {
         search
             .searcher
             .set_binary_detection(BinaryDetection::none());
-        let file = open(&root).map_err(|error| refused(path, &error))?;
+        let (file, _) = open_regular(&root).map_err(|error| refused(path, &error))?;
         search.file(&file, PathBuf::new())
     }
     .and_then(|()| search.teller.end())
@@ -95,6 +98,11 @@ pub(super) fn search(request: &Search, out: impl Write) -> Result<(), Failure> {
 
 /// The expression, ready to match.
 fn matcher(request: &Search) -> Result<RegexMatcher, Failure> {
+    let length = request.pattern.len();
+    if length > PATTERN_MAX {
+        let text = format!("pattern length {length} exceeds limit {PATTERN_MAX}");
+        return Err(failure(FailureCode::InvalidRequest, &text));
+    }
     RegexMatcherBuilder::new()
         .fixed_strings(request.literal)
         .case_insensitive(request.ignore_case)
@@ -127,19 +135,6 @@ fn searcher(request: &Search) -> Searcher {
         .build()
 }
 
-/// Opens a regular file and nothing else, without waiting for anyone.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(Errno::ENXIO.into())
-    }
-}
-
 /// A search that is under way.
 struct Running<W> {
     matcher: RegexMatcher,
@@ -150,13 +145,32 @@ struct Running<W> {
 impl<W: Write> Running<W> {
     /// Searches what is below `root`, in the order of the names.
     fn folder(&mut self, root: &Path, glob: Option<&Glob>, all_files: bool) -> io::Result<()> {
+        let can_ignore = root.ancestors().all(has_sound_ignore_files);
+        let ignoring = can_ignore && !all_files;
+        self.teller.end.unreadable += u64::from(!can_ignore && !all_files);
+        let skipped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&skipped);
         let walk = WalkBuilder::new(root)
-            .standard_filters(!all_files)
-            .git_global(false)
+            .standard_filters(false)
+            .hidden(!all_files)
+            .parents(ignoring)
+            .ignore(ignoring)
+            .git_ignore(ignoring)
             .require_git(false)
             .follow_links(false)
             .sort_by_file_name(|a, b| a.cmp(b))
-            .filter_entry(|entry| !KERNEL_FOLDERS.iter().any(|folder| entry.path() == *folder))
+            .filter_entry(move |entry| {
+                if !entry.file_type().is_some_and(|kind| kind.is_dir()) {
+                    return true;
+                }
+                if is_kernel_folder(entry.path()) {
+                    return false;
+                }
+                // The crate reads them next, and would wait for a FIFO or read a device without end.
+                let is_sound = !ignoring || has_sound_ignore_files(entry.path());
+                counter.fetch_add(u64::from(!is_sound), Ordering::Relaxed);
+                is_sound
+            })
             .build();
         for entry in walk {
             if self.teller.end.truncated {
@@ -177,11 +191,12 @@ impl<W: Write> Running<W> {
             if !is_file || glob.is_some_and(|glob| !glob.matches(name)) {
                 continue;
             }
-            match open(entry.path()) {
-                Ok(file) => self.file(&file, name.to_owned())?,
+            match open_regular(entry.path()) {
+                Ok((file, _)) => self.file(&file, name.to_owned())?,
                 Err(_) => self.teller.end.unreadable += 1,
             }
         }
+        self.teller.end.unreadable += skipped.load(Ordering::Relaxed);
         Ok(())
     }
 
@@ -198,6 +213,24 @@ impl<W: Write> Running<W> {
         }
         Ok(())
     }
+}
+
+/// Whether what is ignored in `folder` can be read without risk.
+fn has_sound_ignore_files(folder: &Path) -> bool {
+    IGNORE_FILES.iter().all(|name| {
+        let path = folder.join(name);
+        match fs::metadata(&path) {
+            // The kernel's own files may block, and hide their length.
+            Ok(found) => {
+                found.is_file()
+                    && found.len() <= IGNORE_FILE_MAX
+                    && fs::canonicalize(&path)
+                        .is_ok_and(|path| !path.ancestors().any(is_kernel_folder))
+            }
+            // Not there, or not to be read: the crate goes on without.
+            Err(_) => true,
+        }
+    })
 }
 
 /// Why the search of a file ended early.

@@ -172,6 +172,42 @@ fn hidden_and_ignored_files_are_searched_on_request() {
 }
 
 #[test]
+fn ignore_files_that_are_none_hold_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, ".gitignore", "*.log");
+    for name in ["a", "x.log", "fifo/a", "device/a", "long/a", "sound/a"] {
+        write(folder, name, "needle");
+    }
+    mkfifo(&folder.join("fifo/.gitignore"), Mode::S_IRWXU).unwrap();
+    symlink("/dev/zero", folder.join("device/.ignore")).unwrap();
+    write(folder, "kernel/a", "needle");
+    symlink("/proc/self/status", folder.join("kernel/.ignore")).unwrap();
+    write(folder, "long/.ignore", "b\n".repeat(1 << 17) + "b");
+    write(folder, "sound/.ignore", "b\n");
+    let (found, end) = run(&request(folder, "needle")).unwrap();
+    assert_eq!(found, ["a:1:needle", "sound/a:1:needle"]);
+    assert_eq!(end.unreadable, 4);
+    // In the folder itself, or above it.
+    write(folder, "fifo/below/b", "needle");
+    for (below, expected) in [
+        ("fifo", &["a:1:needle", "below/b:1:needle"][..]),
+        ("fifo/below", &["b:1:needle"]),
+    ] {
+        let (found, end) = run(&request(&folder.join(below), "needle")).unwrap();
+        assert_eq!(found, expected);
+        assert_eq!(end.unreadable, 1);
+    }
+    let all = Search {
+        all_files: true,
+        ..request(folder, "needle")
+    };
+    let (found, end) = run(&all).unwrap();
+    assert_eq!(found.len(), 8);
+    assert_eq!(end.unreadable, 0);
+}
+
+#[test]
 fn context_surrounds_matches_and_is_told_once() {
     let folder = tempfile::tempdir().unwrap();
     let text: String = (1..=12).map(|i| format!("line {i}\n")).collect();
@@ -310,7 +346,8 @@ fn packed(path: &Path) -> Result<(Vec<u8>, String, bool), Failure> {
         path: path_bytes(path),
     };
     pack::pack(request, &mut out, &mut problems)?;
-    let failed = problems.failed;
+    let failed = problems.failures > 0;
+    let _ = problems.finish();
     Ok((out, String::from_utf8(stderr).unwrap(), failed))
 }
 
@@ -322,7 +359,8 @@ fn unpacked(archive: &[u8], path: &Path) -> Result<(String, bool), Failure> {
         path: path_bytes(path),
     };
     unpack::unpack(request, archive, &mut problems)?;
-    let failed = problems.failed;
+    let failed = problems.failures > 0;
+    let _ = problems.finish();
     Ok((String::from_utf8(stderr).unwrap(), failed))
 }
 
@@ -737,6 +775,31 @@ fn the_rest_of_an_archive_with_refused_entries_is_unpacked() {
 }
 
 #[test]
+fn headers_and_refused_entries_are_none_at_the_top() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = archive(&[
+        // As `git archive` has it.
+        (
+            "pax_global_header",
+            EntryType::XGlobalHeader,
+            "13 comment=1\n",
+        ),
+        ("null", EntryType::Char, ""),
+        ("top/", FOLDER, ""),
+        ("top/file", FILE, "x"),
+    ]);
+    let new = folder.path().join("new");
+    let (stderr, failed) = unpacked(&archive, &new).unwrap();
+    assert!(failed);
+    assert_eq!(
+        stderr,
+        "not_regular: null: not unpacked, not a file, folder or link\n"
+    );
+    assert_eq!(fs::read(new.join("file")).unwrap(), b"x");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn damaged_archives_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let whole = archive(&[("a", FILE, &"x".repeat(5000))]);
@@ -781,20 +844,20 @@ fn a_task_is_an_argument() {
 fn problems_are_lines_with_a_code_and_are_not_endless() {
     let mut out = Vec::new();
     let mut problems = Problems::new(&mut out);
+    let problem = |code, i| crate::failure::failure(code, &format!("file {i}"));
     for i in 0..150 {
-        problems.tell(&crate::failure::failure(
-            FailureCode::NotFound,
-            &format!("file {i}"),
-        ));
+        problems.remark(problem(FailureCode::NotRegular, i));
+        problems.tell(&problem(FailureCode::NotFound, i));
     }
     assert_eq!(
         format!("{:?}", problems.finish()),
         format!("{:?}", std::process::ExitCode::FAILURE)
     );
     let text = String::from_utf8(out).unwrap();
-    assert_eq!(text.lines().count(), 101);
-    assert!(text.starts_with("not_found: file 0\n"));
-    assert!(text.ends_with("\nio: and 50 more\n"));
+    assert_eq!(text.lines().count(), 202);
+    assert!(text.starts_with("not_found: file 0\nnot_found: file 1\n"));
+    assert!(text.contains("file 99\nio: and 50 more\nnot_regular: file 0\n"));
+    assert!(text.ends_with("\nnot_regular: file 99\nio: and 50 more\n"));
     let (code, _) = text.split_once(": ").unwrap();
     assert_eq!(FailureCode::from_name(code), Some(FailureCode::NotFound));
 }

@@ -159,6 +159,20 @@ impl Destination {
     fn take<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), Stopped> {
         let name = entry.path_bytes().into_owned();
         let shown = shown(&name);
+        // What is not unpacked does not count as one of several entries at the top.
+        match entry.header().entry_type() {
+            EntryType::XGlobalHeader => return Ok(()),
+            EntryType::Regular
+            | EntryType::Continuous
+            | EntryType::GNUSparse
+            | EntryType::Directory
+            | EntryType::Symlink
+            | EntryType::Link => {}
+            _ => {
+                let text = format!("{shown}: not unpacked, not a file, folder or link");
+                return Err(failure(FailureCode::NotRegular, &text).into());
+            }
+        }
         if is_pax_sparse(&mut entry) {
             let text = format!(
                 "{shown}: not unpacked: a sparse file in pax's format; tar --format=gnu makes one that is"
@@ -186,13 +200,6 @@ impl Destination {
                 self.folder(&place, attributes).map_err(told)?;
             }
             EntryType::Directory => self.folder(&place, attributes).map_err(told)?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let sparse = header.entry_type() == EntryType::GNUSparse;
-                let folder = self.open(above).map_err(told)?;
-                let mut file = new_file(folder, last).map_err(told)?;
-                copy(&mut entry, &mut file, sparse, &shown)?;
-                set(&file, attributes).map_err(told)?;
-            }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target: &[u8] = &target;
@@ -206,10 +213,13 @@ impl Destination {
                 let target = self.place(&target)?;
                 self.hard_link(&target, &place).map_err(told)?;
             }
-            EntryType::XGlobalHeader => {}
+            // A file, of some kind.
             _ => {
-                let text = format!("{shown}: not unpacked, not a file, folder or link");
-                return Err(failure(FailureCode::NotRegular, &text).into());
+                let sparse = header.entry_type() == EntryType::GNUSparse;
+                let folder = self.open(above).map_err(told)?;
+                let mut file = new_file(folder, last).map_err(told)?;
+                copy(&mut entry, &mut file, sparse, &shown)?;
+                set(&file, attributes).map_err(told)?;
             }
         }
         Ok(())
