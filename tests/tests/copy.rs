@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 use waggle_tests::poll::until;
+use waggle_tests::server::PROMPT;
 use waggle_tests::{Scene, Settings, machines, settings};
 
 /// How long one copy may take on an emulated machine under load.
@@ -323,4 +325,70 @@ async fn a_copy_that_is_given_up_ends_in_the_guest_and_one_under_way_keeps_its_e
     assert!(told.contains("not whole"), "{told}");
     assert!(output.stdout.len() < 64 << 20);
     scene.close().await;
+}
+
+/// A connection with a request for an archive, or with the head of one that sends an archive.
+async fn request(scene: &Scene, method: &str, id: &str, more: &str) -> TcpStream {
+    let authority = scene.server.authority();
+    let mut stream = TcpStream::connect(authority).await.expect("it listens");
+    let head = format!(
+        "{method} /environments/{id}/archive?path=/home/sandbox/big HTTP/1.1\r\n\
+         host: {authority}\r\n{more}\r\n"
+    );
+    let sent = stream.write_all(head.as_bytes()).await;
+    sent.expect("it reads");
+    stream
+}
+
+/// What waggle's tool in the guest has read so far, if it runs.
+const PROGRESS: &str = "import os\n\
+    def look(pid, name):\n    try: return open(f'/proc/{pid}/{name}').read()\n    except OSError: return ''\n\
+    print([look(p, 'stat').split()[13:15] for p in os.listdir('/proc') if p.isdigit() and 'waggle-tool' in look(p, 'cmdline')])";
+
+async fn until_stalled(scene: &Scene, id: &str) {
+    let mut last = String::new();
+    until("the guest's tool waits", async || {
+        let now = scene.output(id, PROGRESS).await;
+        let stalled = now != "[]\n" && now == last;
+        last = now;
+        stalled.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_that_stall_hold_up_nobody() {
+    let _permit = machines(2).await;
+    let scene = Scene::open().await;
+    let code = "import os\nwith open('big', 'wb') as f:\n    for _ in range(64): f.write(os.urandom(1 << 20))";
+    let (first, second) = (scene.create("python").await, scene.create("python").await);
+    for id in [&first, &second] {
+        scene.output(id, code).await;
+    }
+
+    // One that stops reading, and one that stops sending, whose environment is destroyed.
+    let mut reads = request(&scene, "GET", &first, "").await;
+    let mut head = [0; 15];
+    reads.read_exact(&mut head).await.expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    until_stalled(&scene, &first).await;
+    let mut sends = request(&scene, "PUT", &first, "content-length: 1000000\r\n").await;
+    sends.write_all(&[0; 1000]).await.expect("it reads");
+    timeout(PROMPT, scene.destroy(&first))
+        .await
+        .expect("destroyed in time");
+    let mut answer = vec![0; 12];
+    let answered = timeout(PROMPT, sends.read_exact(&mut answer)).await;
+    answered.expect("in time").expect("an answer");
+    assert_eq!(answer, b"HTTP/1.1 502");
+
+    // The same, and the server is stopped: that it ends orderly is checked there.
+    let _reads_still = reads;
+    let _reads = request(&scene, "GET", &second, "").await;
+    until_stalled(&scene, &second).await;
+    let mut sends = request(&scene, "PUT", &second, "content-length: 1000000\r\n").await;
+    sends.write_all(&[0; 1000]).await.expect("it reads");
+    timeout(PROMPT, scene.close())
+        .await
+        .expect("stopped in time");
 }

@@ -49,6 +49,10 @@ const PADDING_MAX: u64 = 1024 * 1024;
 /// Bytes that are read at a time. A piece of nothing but zeros becomes a hole.
 const PIECE: usize = 64 * 1024;
 
+/// Most bytes that an archive's files with holes may have together, holes included. A hole takes no
+/// room in the archive, but is walked: this much takes minutes, and more than a guest has disk for.
+const SPARSE_MAX: u64 = 1 << 40;
+
 /// Most lines of warning; the rest is counted.
 const WARNINGS_MAX: usize = 20;
 
@@ -120,6 +124,7 @@ pub(super) fn unpack<R: Read>(
         })?,
         name: &target.name,
         root: None,
+        sparse: 0,
         warn,
         warnings: 0,
     };
@@ -189,6 +194,8 @@ struct Unpacking<'a, W> {
     name: &'a OsStr,
     /// The first part of the archive's paths, all of which have the same.
     root: Option<OsString>,
+    /// Bytes of the files with holes so far.
+    sparse: u64,
     warn: W,
     warnings: usize,
 }
@@ -288,12 +295,22 @@ impl<W: FnMut(&str)> Unpacking<'_, W> {
         path: &Parts,
         mode: u32,
     ) -> Result<(), UnpackError> {
+        let size = entry.size();
+        if entry.header().entry_type() == EntryType::GNUSparse {
+            self.sparse = self.sparse.saturating_add(size);
+            if self.sparse > SPARSE_MAX {
+                return Err(UnpackError::Refused(format!(
+                    "with {}, its files with holes have more than {SPARSE_MAX} bytes; leave it out, \
+                     or take the archive as it is, with - as the destination",
+                    path.shown
+                )));
+            }
+        }
         let (folder, name) = self.above(path)?;
         let mode = Mode::from_bits_truncate(mode);
         let created = replacing(&folder, name, || openat(&folder, name, NEW_FILE, mode));
         let mut file = File::from(created.map_err(|error| path.failed(error.into()))?);
         let failed = |error| path.failed(error);
-        let size = entry.size();
         // At once: a size that no file can have ends it here, and its end may be a hole.
         file.set_len(size).map_err(failed)?;
         let mut buffer = vec![0; PIECE];

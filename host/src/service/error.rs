@@ -153,9 +153,27 @@ pub enum ServiceError {
         /// What broke.
         source: LinkError,
     },
+    /// As [`Self::OutcomeUnknown`], of an operation that only reads.
+    #[error(
+        "environment {id} could not be read ({}), and nothing in it was changed: call again, and if that does not help, ask for less at a time", chain(.source)
+    )]
+    NotRead {
+        /// Which environment.
+        id: EnvironmentId,
+        /// What broke.
+        source: LinkError,
+    },
 }
 
 impl ServiceError {
+    /// What this is if the operation only reads: one whose outcome does not matter.
+    pub(super) fn of_a_read(self) -> Self {
+        match self {
+            Self::OutcomeUnknown { id, source } => Self::NotRead { id, source },
+            error => error,
+        }
+    }
+
     /// Whether a program that this is the outcome of surely did not run, so that the call may be made again.
     #[must_use]
     pub fn nothing_ran(&self) -> bool {

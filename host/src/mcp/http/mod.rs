@@ -3,10 +3,11 @@
 
 //! MCP over Streamable HTTP at `/mcp`, and `/health`.
 //!
-//! This module puts rmcp's service together with what it lacks: [`access`] decides who may use the
-//! port, [`hold`] keeps silent calls alive, [`sessions`] bounds the state of older clients; here are
+//! This module puts rmcp's service together with what it lacks: [`accept`] bounds the connections,
+//! [`access`] decides who may use the port, [`hold`] keeps silent calls alive, [`sessions`] bounds the state of older clients; here are
 //! plain answers to what is no message, and the order in which a server ends.
 
+mod accept;
 mod access;
 mod hold;
 mod sessions;
@@ -23,7 +24,6 @@ use axum::{
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
 use futures_util::StreamExt as _;
 use rmcp::{
@@ -33,6 +33,7 @@ use rmcp::{
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use accept::Limits;
 pub use access::{Access, HostName, Token, TokenError};
 pub use hold::Patience;
 
@@ -56,6 +57,8 @@ pub struct Options {
     pub patience: Patience,
     /// Most sessions of clients older than MCP 2026-07-28; newer ones have none.
     pub max_sessions: usize,
+    /// What connections may take.
+    pub limits: Limits,
 }
 
 impl Default for Options {
@@ -66,6 +69,7 @@ impl Default for Options {
             patience: Patience::default(),
             // Some tens of KiB each, so that all of them cost less than one environment.
             max_sessions: 1000,
+            limits: Limits::default(),
         }
     }
 }
@@ -76,7 +80,7 @@ pub struct HttpServer {
     sessions: CancellationToken,
     accepting: CancellationToken,
     calls: TaskTracker,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 /// What stands between the port and rmcp.
@@ -119,18 +123,8 @@ pub fn serve<H: ServerHandler + Clone>(
         .merge(options.routes)
         .route("/health", get(health))
         .layer(from_fn_with_state(access, access::guard));
-    let stopped = accepting.clone().cancelled_owned();
-    // An answer is one write: waiting for the client's acknowledgement would only delay the next.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps Nagle's algorithm");
-        }
-    });
-    let task = tokio::spawn(async move {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stopped)
-            .await
-    });
+    let serving = accept::serve(listener, router, options.limits, accepting.clone());
+    let task = tokio::spawn(serving);
     HttpServer {
         sessions: ending,
         accepting,
@@ -238,15 +232,12 @@ impl HttpServer {
         }
     }
 
-    /// Resolves when serving fails by itself.
+    /// Resolves when serving ends by itself.
     ///
     /// # Errors
     ///
-    /// What the listener said.
+    /// What ended it.
     pub async fn failed(&mut self) -> std::io::Result<()> {
-        match (&mut self.task).await {
-            Ok(outcome) => outcome,
-            Err(error) => Err(std::io::Error::other(error)),
-        }
+        (&mut self.task).await.map_err(std::io::Error::other)
     }
 }

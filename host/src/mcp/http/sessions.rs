@@ -5,8 +5,10 @@
 //!
 //! Many clients open a session for each piece of work and never close it, so sessions are given up,
 //! not refused: if there are too many, the one that was idle the longest ends, and its client, should
-//! it ever return, is told to open another. A session with a call under way is never given up; if all
-//! have one, a new session is refused.
+//! it ever return, is told to open another. A session is never given up while the stream of a call is
+//! open, resumed ones among them; if all have one, a new session is refused. A call whose client closed
+//! its stream and has not come back does not count, nor does the stream that carries no call: it is
+//! open for as long as the client is there, whether that does anything or not.
 
 use std::{
     collections::HashMap,
@@ -42,7 +44,7 @@ pub(super) enum SessionsError {
 #[derive(Debug)]
 struct Usage {
     last: Instant,
-    /// Calls under way.
+    /// Open streams of calls.
     calls: usize,
 }
 
@@ -103,7 +105,7 @@ impl Sessions {
     }
 }
 
-/// A call under way, until it is dropped.
+/// The open stream of a call, until it is dropped.
 struct Call {
     usages: Usages,
     id: SessionId,
@@ -139,7 +141,10 @@ impl SessionManager for Sessions {
         match self.enter(id.clone()) {
             Ok(Some(victim)) => {
                 tracing::info!(session = %victim, limit = self.limit, "gave up an idle session");
-                self.local.close_session(&victim).await?;
+                // The new session is there, whatever becomes of the old one.
+                if let Err(error) = self.local.close_session(&victim).await {
+                    tracing::warn!(session = %victim, %error, "a session was not closed");
+                }
             }
             Ok(None) => {}
             Err(busy) => {
@@ -200,6 +205,13 @@ impl SessionManager for Sessions {
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        Ok(self.local.resume(id, last_event_id).await?)
+        // Ids of events that belong to a call name its request behind a slash.
+        let call = last_event_id
+            .contains('/')
+            .then(|| Call::begin(&self.usages, id));
+        let messages = self.local.resume(id, last_event_id).await?;
+        Ok(messages.inspect(move |_| {
+            let _ = &call;
+        }))
     }
 }

@@ -536,3 +536,55 @@ async fn an_endless_call_is_cancelled_at_the_end() {
     drop(call);
     reaches(&fixture.cancelled, 1).await;
 }
+
+#[tokio::test]
+async fn clients_that_send_nothing_make_room_for_others() {
+    let stack = start(Options {
+        limits: Limits {
+            connections: 2,
+            headers: Duration::from_millis(300),
+        },
+        ..Options::default()
+    })
+    .await;
+    let mut silent = TcpStream::connect(stack.address).await.unwrap();
+    let mut slow = TcpStream::connect(stack.address).await.unwrap();
+    slow.write_all(b"GET /health HTTP/1.1\r\nx: ")
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let answer = stack.call("quick").await.all().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{begun:?}");
+    for idle in [&mut silent, &mut slow] {
+        let mut rest = Vec::new();
+        let ended = timeout(SOON, idle.read_to_end(&mut rest)).await;
+        ended.expect("it is closed").unwrap();
+    }
+    timeout(SOON, stack.server.finish()).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_session_whose_call_is_resumed_is_not_given_up() {
+    let stack = start(Options {
+        max_sessions: 1,
+        ..Options::default()
+    })
+    .await;
+    let session = stack.open().await;
+    let mut call = stack.legacy_call(&session, "endless").await;
+    stack.running(1).await;
+    call.until("\nid: ").await;
+    let id = call.text.split("\nid: ").nth(1).unwrap();
+    let id = id.lines().next().unwrap().to_owned();
+    drop(call);
+    let headers = [
+        ("mcp-session-id", session.as_str()),
+        ("mcp-protocol-version", "2025-11-25"),
+        ("last-event-id", &id),
+    ];
+    let mut resumed = stack.send("GET", &headers, "").await;
+    resumed.until("HTTP/1.1 200").await;
+    let refused = stack.initialize().await.all().await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+}

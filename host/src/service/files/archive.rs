@@ -184,7 +184,7 @@ async fn pack_into(
     };
     let outcome = service.outcome(&lease, ran, &output.stderr).await;
     // The client may have left just now.
-    let _ = told.send(outcome);
+    let _ = told.send(outcome.map_err(ServiceError::of_a_read));
 }
 
 struct ToChannel {

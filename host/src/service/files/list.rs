@@ -80,7 +80,7 @@ impl Service {
                 unreadable: listing.unreadable,
             }),
             Err(error @ LinkError::TooMuch { .. }) => Err(ServiceError::ListTooLarge(error)),
-            Err(error) => Err(self.explain(&lease, error).await),
+            Err(error) => Err(self.explain_read(&lease, error).await),
         }
     }
 }

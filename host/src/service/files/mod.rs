@@ -12,6 +12,12 @@ mod write;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_bytes::ByteBuf;
 
+use crate::{
+    environment::store::Lease,
+    service::{Live, Service, ServiceError},
+    session::LinkError,
+};
+
 pub use archive::{ArchiveRequest, Packed};
 pub use list::{FolderListing, ListRequest};
 pub use read::{FileRead, LinesRead, ReadRequest};
@@ -41,6 +47,13 @@ pub struct Content {
     pub encoding: Encoding,
     /// The text.
     pub text: String,
+}
+
+impl Service {
+    /// What a failed operation that changes nothing means for the caller.
+    async fn explain_read(&self, lease: &Lease<Live>, error: LinkError) -> ServiceError {
+        self.explain(lease, error).await.of_a_read()
+    }
 }
 
 fn base64(bytes: &[u8]) -> Content {

@@ -113,7 +113,7 @@ impl Service {
                 })
             }
             Err(LinkError::TooMuch { limit, .. }) => Err(ServiceError::FileTooLarge { limit }),
-            Err(error) => Err(self.explain(lease, error).await),
+            Err(error) => Err(self.explain_read(lease, error).await),
         }
     }
 
@@ -137,7 +137,7 @@ impl Service {
         };
         let Lines { info, bytes, end } = match lease.live.session.read_lines(read).await {
             Ok(lines) => lines,
-            Err(error) => return Err(self.explain(lease, error).await),
+            Err(error) => return Err(self.explain_read(lease, error).await),
         };
         let sent = bytes.len();
         // Only a line that is longer than a result can end within a character.

@@ -138,11 +138,11 @@ impl Service {
             None => None,
             Some(Ok(ran)) => Some(ran.end),
             Some(Err(error)) => {
-                return Err(self.explain(&lease, tool::not_started(error)).await);
+                return Err(self.explain_read(&lease, tool::not_started(error)).await);
             }
         };
         if let Some(what) = records.broken {
-            return Err(self.explain(&lease, LinkError::Unexpected(what)).await);
+            return Err(self.explain_read(&lease, LinkError::Unexpected(what)).await);
         }
         let timed_out = end
             .as_ref()
