@@ -16,6 +16,7 @@ pub mod boot_disk;
 pub mod cp;
 pub mod environment;
 pub mod mcp;
+pub mod network;
 pub mod resolve;
 pub mod service;
 pub mod session;

@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The package registries: what the package managers of our own recipes said when `./dev images` built
+//! them, or what the operator says instead.
+//!
+//! Pure. No registry is named in the source.
+
+use std::{fmt, str::FromStr};
+
+use url::Url;
+
+/// A program that fetches packages, by the name under which its registry is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manager {
+    /// pip's index, the "simple" API (PEP 503, PEP 691).
+    Pip,
+    /// Where pip's index keeps its files.
+    PipFiles,
+    /// npm's registry.
+    Npm,
+    /// A repository of apt's.
+    Apt,
+    /// Any other, which is only reached, not mirrored.
+    Other(String),
+}
+
+/// One registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// Whose.
+    pub manager: Manager,
+    /// Where: http or https, with a host, its path ending in a slash.
+    pub url: Url,
+}
+
+/// What is no registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// No name of a package manager before the `=`.
+    #[error("{0:?} names no package manager; write it like pip=https://pypi.example/simple/")]
+    Manager(String),
+    /// Not a URL of the web.
+    #[error("{0:?} has no http or https URL with a host behind the =")]
+    Url(String),
+    /// A password would show up in logs and errors.
+    #[error("the URL of {0} carries a user or password, which Waggle does not take")]
+    Credentials(String),
+}
+
+impl FromStr for Manager {
+    type Err = RegistryError;
+
+    fn from_str(text: &str) -> Result<Self, RegistryError> {
+        let plain = |c: char| c.is_ascii_lowercase() || c == '-';
+        match text {
+            "pip" => Ok(Self::Pip),
+            "pip-files" => Ok(Self::PipFiles),
+            "npm" => Ok(Self::Npm),
+            "apt" => Ok(Self::Apt),
+            other if !other.is_empty() && other.chars().all(plain) => Ok(Self::Other(other.into())),
+            other => Err(RegistryError::Manager(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pip => "pip",
+            Self::PipFiles => "pip-files",
+            Self::Npm => "npm",
+            Self::Apt => "apt",
+            Self::Other(name) => name,
+        })
+    }
+}
+
+/// `manager=URL`.
+impl FromStr for Registry {
+    type Err = RegistryError;
+
+    fn from_str(text: &str) -> Result<Self, RegistryError> {
+        let (manager, url) = text
+            .split_once('=')
+            .ok_or_else(|| RegistryError::Manager(text.to_owned()))?;
+        let manager: Manager = manager.trim().parse()?;
+        let refused = || RegistryError::Url(text.to_owned());
+        let mut url = Url::parse(url.trim()).map_err(|_| refused())?;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err(refused());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(RegistryError::Credentials(manager.to_string()));
+        }
+        url.set_query(None);
+        url.set_fragment(None);
+        if !url.path().ends_with('/') {
+            let path = format!("{}/", url.path());
+            url.set_path(&path);
+        }
+        Ok(Self { manager, url })
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.manager, self.url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_a_manager_and_a_url() {
+        let registry: Registry = "pip=https://index.example/simple".parse().expect("one");
+        assert_eq!(registry.manager, Manager::Pip);
+        assert_eq!(registry.to_string(), "pip=https://index.example/simple/");
+        let other: Registry = "go=https://go.example".parse().expect("another");
+        assert_eq!(other.manager, Manager::Other("go".into()));
+    }
+
+    #[test]
+    fn what_is_none_is_named() {
+        for text in ["", "pip", "=https://a.example", "P!p=https://a.example"] {
+            let error = text.parse::<Registry>().expect_err(text);
+            assert!(matches!(error, RegistryError::Manager(_)), "{error}");
+        }
+        for text in ["pip=", "pip=ftp://a.example/", "pip=a.example"] {
+            let error = text.parse::<Registry>().expect_err(text).to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        let error = "npm=https://me:secret@a.example/".parse::<Registry>();
+        let error = error.expect_err("a password").to_string();
+        assert!(
+            error.contains("npm") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+}
