@@ -5,8 +5,9 @@
 //!
 //! A machine has no network card. Its programs talk to a proxy on the guest's loopback, each of whose
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
-//! recorded.
+//! recorded. [`ports`] leads the other way: from ports of this host to ports of a guest.
 
+pub mod ports;
 pub mod registries;
 
 use bytes::Bytes;
