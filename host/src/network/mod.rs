@@ -5,8 +5,11 @@
 //!
 //! A machine has no network card. Its programs talk to a proxy on the guest's loopback, each of whose
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
-//! recorded.
+//! recorded, [`policy`] what may be reached (never an [`address`] of ours), [`dial`] how it is.
 
+pub mod address;
+pub mod dial;
+pub mod policy;
 pub mod registries;
 
 use bytes::Bytes;
