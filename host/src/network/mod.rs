@@ -11,6 +11,7 @@ pub mod address;
 pub mod dial;
 pub mod policy;
 pub mod registries;
+mod target;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
