@@ -5,11 +5,13 @@
 //!
 //! A machine has no network card. Its programs talk to a proxy on the guest's loopback, each of whose
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
-//! recorded, [`policy`] what may be reached (never an [`address`] of ours), [`dial`] how it is.
+//! recorded, [`policy`] what may be reached (never an [`address`] of ours), [`dial`] how it is. [`ports`]
+//! leads the other way: from ports of this host to ports of a guest.
 
 pub mod address;
 pub mod dial;
 pub mod policy;
+pub mod ports;
 pub mod registries;
 mod target;
 
