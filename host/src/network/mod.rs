@@ -10,10 +10,12 @@
 
 pub mod address;
 pub mod dial;
+pub mod guest;
 pub mod policy;
 pub mod ports;
 pub mod registries;
 mod target;
+pub mod trust;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
