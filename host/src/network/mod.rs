@@ -7,6 +7,7 @@
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
 //! recorded.
 
+pub mod mirror;
 pub mod registries;
 
 use bytes::Bytes;
