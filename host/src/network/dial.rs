@@ -10,7 +10,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -39,7 +39,10 @@ use tokio::{
 use tokio_util::either::Either;
 use url::Host;
 
-use super::policy::{Denial, Policy, Target};
+use super::{
+    policy::{Denial, Policy, Target},
+    resolver::{Resolve, SystemResolver},
+};
 
 /// How long a name may take to resolve: glibc asks each of three servers twice, 5 seconds each; what
 /// takes longer than this is down for a caller.
@@ -54,64 +57,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// Names that are resolved at the same time, in all: each holds a thread of tokio's 512 for as long as
-/// the system's resolver takes, even if nobody waits for it any more.
-const LOOKUPS_MAX: usize = 128;
-
 /// Names that one environment resolves at the same time, so that one that asks for many slow names
 /// keeps only itself waiting.
 const LOOKUPS_EACH: usize = 8;
-
-/// Finds the addresses of a name.
-///
-/// Contract: bounded in what it holds while its future lives and after that was dropped; `share` is the
-/// caller's part of it, of which one permit is held for as long as the lookup takes up resources.
-pub trait Resolve: fmt::Debug + Send + Sync + 'static {
-    /// The addresses of `name`, in the order in which they should be tried.
-    fn resolve(
-        &self,
-        name: &str,
-        share: Arc<Semaphore>,
-    ) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
-}
-
-/// The host's own resolver.
-#[derive(Debug)]
-pub struct SystemResolver {
-    all: Arc<Semaphore>,
-}
-
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-        }
-    }
-}
-
-impl Resolve for SystemResolver {
-    fn resolve(
-        &self,
-        name: &str,
-        share: Arc<Semaphore>,
-    ) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
-        let name = name.to_owned();
-        let all = Arc::clone(&self.all);
-        async move {
-            let one = share.acquire_owned().await.map_err(io::Error::other)?;
-            let any = all.acquire_owned().await.map_err(io::Error::other)?;
-            let lookup = tokio::task::spawn_blocking(move || {
-                let found = (name.as_str(), 0_u16).to_socket_addrs();
-                let addresses = found.map(|all| all.map(|address| address.ip()).collect());
-                // Nobody can stop the system's resolver: the permits go when it returns.
-                drop((one, any));
-                addresses
-            });
-            lookup.await.map_err(io::Error::other)?
-        }
-        .boxed()
-    }
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
