@@ -9,7 +9,7 @@
 //! and may be dropped.
 
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -110,6 +110,14 @@ pub enum DialError {
     UpstreamBroken {
         /// The proxy, without credentials.
         proxy: String,
+        /// Where to.
+        target: String,
+        /// What went wrong.
+        source: hyper::Error,
+    },
+    /// The connection was made, and broke before there was an answer.
+    #[error("{target} broke off before it answered: {source}")]
+    Broken {
         /// Where to.
         target: String,
         /// What went wrong.
