@@ -7,7 +7,9 @@
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
 //! recorded.
 
+pub mod guest;
 pub mod registries;
+pub mod trust;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
