@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status, store::StoreError},
+    network::ports::PortError,
     session::{BootError, LinkError},
 };
 
@@ -89,6 +90,9 @@ pub enum ServiceError {
         "{0} does not read its input, and enough waits for it already; nothing was added: call process with action read to see what it does"
     )]
     InputFull(ProcessId),
+    /// A port that is not forwarded, or not closed.
+    #[error("{0}")]
+    Port(#[from] PortError),
     /// Something of the server's own broke.
     #[error("the server failed: {0}; this is a defect of Waggle, please report it")]
     Internal(anyhow::Error),
@@ -253,7 +257,7 @@ fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

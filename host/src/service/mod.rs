@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The use cases: create, destroy, list ([`Service`]), and work inside an environment (in `execute`,
-//! `install`, `process` and `files`).
+//! `install`, `process`, `ports` and `files`).
 //!
 //! Owns the life of environments: whoever creates one here can rely on it being destroyed by
 //! somebody (the caller, the reaper, [`Service::shut_down`]) and on nothing of it being left. Does
@@ -14,6 +14,7 @@ mod execute;
 mod files;
 mod install;
 mod keyed;
+mod ports;
 mod process;
 mod reaper;
 mod run;
@@ -36,6 +37,7 @@ use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
 pub use error::ServiceError;
+pub(crate) use error::chain;
 pub use execute::{ExecuteRequest, Execution};
 pub use files::{
     ArchiveRequest, Content, EditRequest, Encoding, FileEdited, FileRead, FileWritten,
@@ -43,6 +45,7 @@ pub use files::{
     WriteRequest, file_name,
 };
 pub use keyed::KeyError;
+pub use ports::{ForwardRequest, Forwarded};
 pub use process::{
     MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,
 };
@@ -53,6 +56,7 @@ use crate::{
         Environment, EnvironmentId, Runtime, Status,
         store::{Lease, Store, minutes},
     },
+    network::ports::Ports,
     resolve::Overrides,
     session::{BootOptions, LinkError, Session},
     settings::Settings,
@@ -69,6 +73,7 @@ pub(crate) struct Live {
     venv: AtomicBool,
     keyed: KeyedRuns,
     processes: Processes,
+    ports: Ports,
 }
 
 /// Whom a program runs as.
@@ -227,6 +232,7 @@ impl Service {
             venv: AtomicBool::new(false),
             keyed: KeyedRuns::default(),
             processes: Processes::default(),
+            ports: Ports::default(),
         });
         let environment = self.store.booted(&id, Arc::clone(&live))?;
         reservation.id = None;
@@ -270,6 +276,7 @@ impl Service {
         let store = Arc::clone(&self.store);
         let end = self.tasks.spawn(async move {
             if let Some(live) = live {
+                live.ports.end().await;
                 live.session.close().await;
             }
             store.remove(&id);
@@ -331,6 +338,7 @@ async fn watch(store: Arc<Store<Live>>, id: EnvironmentId, died: impl Future<Out
         return;
     };
     tracing::warn!(%id, why = death.status, console = death.console_tail, "the machine of an environment ended");
+    live.ports.end().await;
     live.session.close().await;
 }
 

@@ -171,6 +171,16 @@ impl<S: Transport> FramedStream<S> {
 }
 
 impl Session {
+    /// Refuses a guest whose agent does not know streams.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::TooOld`], or that the agent cannot be reached.
+    pub async fn require_streams(&self) -> Result<(), LinkError> {
+        self.ask(async |connection| connection.require(VERSION_STREAMS))
+            .await
+    }
+
     /// Connects to a TCP port on the guest's loopback.
     ///
     /// # Errors
