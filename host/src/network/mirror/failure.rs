@@ -80,6 +80,23 @@ impl Failure {
         }
     }
 
+    /// What it is in a few words: apt and pip show a response's reason phrase.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "Package registry unreachable",
+            Self::Slow { .. } => "Package registry too slow",
+            Self::Broken { .. } => "Package registry broke off",
+            Self::Status { .. } => "Package registry said no",
+            Self::Redirect { .. } => "Package registry redirects elsewhere",
+            Self::Mismatch { .. } => "Package has another digest than its index states",
+            Self::TooLarge { .. } => "Package registry's answer too large",
+            Self::Unusable { .. } => "Package registry's answer of no use",
+            Self::Busy { .. } => "Too many packages are being fetched",
+            Self::Store { .. } => "Package cache cannot be written to",
+            Self::Ended { .. } => "Server stops",
+        }
+    }
+
     /// Whether something older may be served instead: the registry is not there, rather than it saying no.
     pub(super) fn is_outage(&self) -> bool {
         match self {
