@@ -252,8 +252,8 @@ fn check(url: &Url, expected: &Digest, hasher: Hasher) -> Result<(), Failure> {
     }
     Err(Failure::Mismatch {
         url: url.clone(),
-        expected: expected.clone(),
-        found,
+        expected: Box::new(expected.clone()),
+        found: Box::new(found),
     })
 }
 
@@ -397,8 +397,8 @@ impl Download {
             self.store.pause("cannot be written to", &error);
             Failure::Store {
                 url: self.url.clone(),
-                folder: self.store.dir().to_owned(),
-                why: error.to_string(),
+                folder: self.store.dir().into(),
+                why: error.to_string().into(),
             }
         })
     }

@@ -3,7 +3,7 @@
 
 //! What went wrong between the mirror and a registry, and what a package manager is told of it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use hyper::StatusCode;
 use url::Url;
@@ -41,8 +41,8 @@ pub(super) enum Failure {
     )]
     Mismatch {
         url: Url,
-        expected: Digest,
-        found: Digest,
+        expected: Box<Digest>,
+        found: Box<Digest>,
     },
     /// More than a document or an artefact may have.
     #[error("the answer of the package registry at {url} is larger than {limit} bytes")]
@@ -60,8 +60,8 @@ pub(super) enum Failure {
     )]
     Store {
         url: Url,
-        folder: PathBuf,
-        why: String,
+        folder: Box<Path>,
+        why: Box<str>,
     },
     /// The download was ended: the server stops.
     #[error("the download of {url} was ended, because the server stops")]

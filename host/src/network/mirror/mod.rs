@@ -290,12 +290,12 @@ fn artefact_response(
             };
             answer::respond(headers, content, served)
         }
-        Artefact::Passed(head, body) => passed(*head, body),
+        Artefact::Passed(head, body) => passed(&head, body),
     }
 }
 
 /// A registry's own answer.
-fn passed(head: response::Parts, body: Body) -> Response<Body> {
+fn passed(head: &response::Parts, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     response.extensions_mut().insert(Served::Upstream);
