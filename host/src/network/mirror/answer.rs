@@ -21,11 +21,12 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::{
     HeaderMap, Response, StatusCode,
     body::Frame,
+    ext::ReasonPhrase,
     header::{self, HeaderName, HeaderValue},
 };
 use tokio::sync::watch;
 
-use super::{Served, artefact::Progress, failure::Failure};
+use super::{Failed, Served, artefact::Progress, failure::Failure};
 use crate::network::Body;
 
 /// How much of a file is read at a time.
@@ -313,24 +314,33 @@ pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A refusal or a failure in words.
-pub(super) fn plain(status: StatusCode, words: &str) -> Response<Body> {
-    let words = Full::new(Bytes::from(format!("waggle: {words}\n")));
-    let mut response = Response::new(words.map_err(|never| match never {}).boxed_unsync());
+/// A refusal or a failure in words. npm shows them if they are in JSON.
+pub(super) fn plain(status: StatusCode, words: &str, json: bool) -> Response<Body> {
+    let words = format!("waggle: {words}");
+    let (content_type, text) = if json {
+        let object = serde_json::json!({ "error": words });
+        ("application/json", object.to_string())
+    } else {
+        ("text/plain; charset=utf-8", format!("{words}\n"))
+    };
+    let body = Full::new(Bytes::from(text));
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 /// The answer to a request that failed at the registry.
-pub(super) fn failed(failure: &Failure) -> Response<Body> {
-    let mut response = plain(failure.status(), &failure.to_string());
-    response.extensions_mut().insert(Served::Upstream);
+pub(super) fn failed(failure: &Failure, json: bool) -> Response<Body> {
+    let mut response = plain(failure.status(), &failure.to_string(), json);
+    let extensions = response.extensions_mut();
+    extensions.insert(Served::Upstream);
+    extensions.insert(Failed(failure.to_string()));
+    if !failure.status().is_client_error() {
+        extensions.insert(ReasonPhrase::from_static(failure.reason().as_bytes()));
+    }
     response
 }
 

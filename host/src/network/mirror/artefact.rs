@@ -39,9 +39,6 @@ use super::{
 };
 use crate::network::Body;
 
-/// How long a download goes on without a client. pip and npm try again within seconds.
-const GRACE: Duration = Duration::from_secs(20);
-
 /// How far a download has come.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
@@ -148,6 +145,7 @@ impl Downloads {
             url: url.clone(),
             store: Arc::clone(&self.store),
             upstream: Arc::clone(&self.upstream),
+            grace: self.limits.grace,
             sender,
             under_way: Arc::clone(&self.under_way),
         };
@@ -254,8 +252,8 @@ fn check(url: &Url, expected: &Digest, hasher: Hasher) -> Result<(), Failure> {
     }
     Err(Failure::Mismatch {
         url: url.clone(),
-        expected: expected.clone(),
-        found,
+        expected: Box::new(expected.clone()),
+        found: Box::new(found),
     })
 }
 
@@ -275,6 +273,7 @@ struct Download {
     url: Url,
     store: Arc<Store>,
     upstream: Arc<Upstream>,
+    grace: Duration,
     sender: Arc<watch::Sender<Progress>>,
     under_way: UnderWay,
 }
@@ -313,7 +312,7 @@ impl Download {
     async fn abandoned(&self) {
         loop {
             self.sender.closed().await;
-            sleep(GRACE).await;
+            sleep(self.grace).await;
             if self.sender.is_closed() {
                 return;
             }
@@ -398,8 +397,8 @@ impl Download {
             self.store.pause("cannot be written to", &error);
             Failure::Store {
                 url: self.url.clone(),
-                folder: self.store.dir().to_owned(),
-                why: error.to_string(),
+                folder: self.store.dir().into(),
+                why: error.to_string().into(),
             }
         })
     }

@@ -3,7 +3,7 @@
 
 //! What went wrong between the mirror and a registry, and what a package manager is told of it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use hyper::StatusCode;
 use url::Url;
@@ -41,8 +41,8 @@ pub(super) enum Failure {
     )]
     Mismatch {
         url: Url,
-        expected: Digest,
-        found: Digest,
+        expected: Box<Digest>,
+        found: Box<Digest>,
     },
     /// More than a document or an artefact may have.
     #[error("the answer of the package registry at {url} is larger than {limit} bytes")]
@@ -60,8 +60,8 @@ pub(super) enum Failure {
     )]
     Store {
         url: Url,
-        folder: PathBuf,
-        why: String,
+        folder: Box<Path>,
+        why: Box<str>,
     },
     /// The download was ended: the server stops.
     #[error("the download of {url} was ended, because the server stops")]
@@ -77,6 +77,23 @@ impl Failure {
             Self::Slow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy { .. } | Self::Ended { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// What it is in a few words: apt and pip show a response's reason phrase.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "Package registry unreachable",
+            Self::Slow { .. } => "Package registry too slow",
+            Self::Broken { .. } => "Package registry broke off",
+            Self::Status { .. } => "Package registry said no",
+            Self::Redirect { .. } => "Package registry redirects elsewhere",
+            Self::Mismatch { .. } => "Package has another digest than its index states",
+            Self::TooLarge { .. } => "Package registry's answer too large",
+            Self::Unusable { .. } => "Package registry's answer of no use",
+            Self::Busy { .. } => "Too many packages are being fetched",
+            Self::Store { .. } => "Package cache cannot be written to",
+            Self::Ended { .. } => "Server stops",
         }
     }
 

@@ -78,6 +78,8 @@ pub struct Limits {
     pub answer: Duration,
     /// How long nothing may come within an answer.
     pub idle: Duration,
+    /// How long a download goes on without a client. pip and npm try again within seconds.
+    pub grace: Duration,
     /// Most requests to registries at once.
     pub fetches: usize,
 }
@@ -88,6 +90,7 @@ impl Default for Limits {
             document_bytes: 64 * 1024 * 1024,
             answer: Duration::from_secs(12),
             idle: Duration::from_secs(30),
+            grace: Duration::from_secs(20),
             fetches: 32,
         }
     }
@@ -101,6 +104,10 @@ pub enum Served {
     /// A registry was asked.
     Upstream,
 }
+
+/// What went wrong with a registry: an extension of a [`Response`] that tells of it, for the audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed(pub String);
 
 /// The mirror. Dropping it ends its downloads.
 pub struct Mirror {
@@ -164,7 +171,7 @@ impl Mirror {
             Some(route) => self
                 .answer(&route, &parts.headers)
                 .await
-                .unwrap_or_else(|failure| answer::failed(&failure)),
+                .unwrap_or_else(|failure| answer::failed(&failure, is_npm(&parts))),
             None => unknown(&parts),
         };
         if parts.method == Method::HEAD {
@@ -283,12 +290,12 @@ fn artefact_response(
             };
             answer::respond(headers, content, served)
         }
-        Artefact::Passed(head, body) => passed(*head, body),
+        Artefact::Passed(head, body) => passed(&head, body),
     }
 }
 
 /// A registry's own answer.
-fn passed(head: response::Parts, body: Body) -> Response<Body> {
+fn passed(head: &response::Parts, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     response.extensions_mut().insert(Served::Upstream);
@@ -311,15 +318,20 @@ fn passed(head: response::Parts, body: Body) -> Response<Body> {
     response
 }
 
+/// Whether npm asks, which reads errors in JSON.
+fn is_npm(parts: &Parts) -> bool {
+    parts.uri.scheme().is_none() && parts.uri.path().starts_with("/npm/")
+}
+
 /// A request that is for nothing here. Package managers go on without searches and audits.
 fn unknown(parts: &Parts) -> Response<Body> {
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     if is_read || parts.uri.path().starts_with("/npm/-/") {
         let words = "this is not mirrored; the package mirror has /pypi/simple/, /npm/ and the recorded apt repositories";
-        return answer::plain(StatusCode::NOT_FOUND, words);
+        return answer::plain(StatusCode::NOT_FOUND, words, is_npm(parts));
     }
     let words = "the package mirror can only be read from; publish to the registry itself";
-    let mut response = answer::plain(StatusCode::METHOD_NOT_ALLOWED, words);
+    let mut response = answer::plain(StatusCode::METHOD_NOT_ALLOWED, words, is_npm(parts));
     let allow = HeaderValue::from_static("GET, HEAD");
     response.headers_mut().insert(header::ALLOW, allow);
     response
