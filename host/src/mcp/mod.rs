@@ -33,7 +33,8 @@ use rmcp::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::service::{
-    Call, CreateRequest, ExecuteRequest, Execution, ReadFrom, Service, ServiceError, Until,
+    Call, CreateRequest, ExecuteRequest, Execution, Installation, ReadFrom, Service, ServiceError,
+    Until,
 };
 use arguments::{
     CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, Process,
@@ -229,13 +230,18 @@ impl Handler {
         let InstallPackages {
             environment_id,
             packages,
+            timeout_seconds,
         } = parse(arguments)?;
-        let installed = self
+        let Installation {
+            executed,
+            installed,
+            guidance,
+        } = self
             .service
-            .install_packages(&environment_id, &packages, call)
+            .install_packages(&environment_id, &packages, timeout_seconds, call)
             .await?;
-        let guidance = installed.end.guidance(false);
-        guided(success(&results::Installed::from(installed))?, guidance)
+        let result = success(&results::Installed::new(executed, installed))?;
+        guided(result, guidance)
     }
 }
 

@@ -89,6 +89,11 @@ pub enum ServiceError {
         "{0} does not read its input, and enough waits for it already; nothing was added: call process with action read to see what it does"
     )]
     InputFull(ProcessId),
+    /// Another call installs packages there.
+    #[error(
+        "another call installs packages in this environment and did not end within {} seconds, so nothing was done; call again later", .0.as_secs()
+    )]
+    InstallerBusy(std::time::Duration),
     /// Something of the server's own broke.
     #[error("the server failed: {0}; this is a defect of Waggle, please report it")]
     Internal(anyhow::Error),
@@ -186,6 +191,7 @@ impl ServiceError {
                 | Self::NotRun { .. }
                 | Self::Guest(_)
                 | Self::ProcessesFull(_)
+                | Self::InstallerBusy(_)
         )
     }
 }
