@@ -24,6 +24,7 @@ use waggle::{
     archive, boot_disk, cp,
     environment::Runtime,
     mcp::{Handler, http, stdio},
+    network::{guest::GuestNetwork, registries::Registry, trust::TrustStore},
     port,
     service::Service,
     settings::{HttpSettings, Settings},
@@ -190,6 +191,13 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         missing.truncate(1);
         missing.pop().map_or(Ok(()), Err)?;
     }
+    let trust = TrustStore::load(settings.ca_bundle.as_deref())?;
+    let registries = images.registries()?;
+    let registries: Vec<Registry> = registries
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()?;
+    let network = GuestNetwork::new(trust, &registries, false);
     let boot_disk = boot_disk::materialize(&data_dir)?;
     let vmm = Vmm::open(Options {
         data_dir,
@@ -203,7 +211,7 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     })
     .await?;
     tracing::info!(accelerator = ?vmm.accelerator(), "ready for environments");
-    Ok(Service::start(settings, vmm, images, boot_disk))
+    Ok(Service::start(settings, vmm, images, boot_disk, network))
 }
 
 /// The outcome of `work`, or `None` if the server is asked to stop first.

@@ -48,6 +48,15 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_MAX_EXEC_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub max_exec_timeout: Duration,
 
+    /// How long `install_packages` may take, all its steps together
+    #[arg(long, env = "WAGGLE_INSTALL_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub install_timeout: Duration,
+
+    /// File of PEM certificates of authorities that this host and its guests trust [default: the
+    /// system's store]
+    #[arg(long, env = "WAGGLE_CA_BUNDLE")]
+    pub ca_bundle: Option<PathBuf>,
+
     /// Most output of one `execute`, in MiB; a program that prints more is killed
     #[arg(long, env = "WAGGLE_MAX_OUTPUT_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_output_mb: u32,
@@ -348,6 +357,7 @@ mod tests {
         assert_eq!(settings.boot_timeout, Duration::from_secs(120));
         assert_eq!(settings.default_exec_timeout, Duration::from_secs(30));
         assert_eq!(settings.max_exec_timeout, Duration::from_secs(300));
+        assert_eq!(settings.install_timeout, Duration::from_secs(300));
         assert_eq!(settings.reaper_interval, Duration::from_secs(60));
     }
 

@@ -123,8 +123,12 @@ pub(super) struct Process {
 pub(super) struct InstallPackages {
     /// Id from `create_environment`.
     pub(super) environment_id: String,
-    /// Package names separated by spaces, with versions if needed: `requests pandas==2.2.*`.
+    /// Names separated by spaces, with versions if needed: `requests pandas[excel]==2.2.*` (pip),
+    /// `@types/node@20` (npm), `jq curl=7.88.1-10` (apt). No options, URLs or files.
     pub(super) packages: String,
+    /// Seconds after which the installation is killed.
+    #[schemars(range(min = 1))]
+    pub(super) timeout_seconds: Option<u64>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -283,19 +283,33 @@ impl From<Progressed> for Process {
 
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Installed {
+    /// What the package manager printed.
     stdout: String,
     stderr: String,
-    /// The installer's exit code: 0 when all packages are installed.
+    /// The package manager's exit code: 0 when all packages are installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
+    /// What was installed, with what came along where the manager tells; empty if nothing changed.
+    installed: Vec<InstalledPackage>,
 }
 
-impl From<service::Executed> for Installed {
-    fn from(executed: service::Executed) -> Self {
+#[derive(Debug, Serialize, JsonSchema)]
+struct InstalledPackage {
+    name: String,
+    version: String,
+}
+
+impl Installed {
+    pub(super) fn new(executed: service::Executed, installed: Vec<service::Package>) -> Self {
+        let package = |package: service::Package| InstalledPackage {
+            name: package.name,
+            version: package.version,
+        };
         Self {
             stdout: executed.stdout,
             stderr: executed.stderr,
             exit_code: executed.end.exit_code,
+            installed: installed.into_iter().map(package).collect(),
         }
     }
 }

@@ -14,6 +14,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -98,6 +99,7 @@ struct Needs {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     needs: Arc<Needs>,
+    took: Duration,
 }
 
 /// The address of the proxy, and of the package mirror, in every guest.
@@ -134,6 +136,7 @@ impl GuestNetwork {
     /// [`LinkError`] if the guest could not be reached. What it refuses to have written (its disk may be
     /// full, or read-only) is logged, and it does without.
     pub async fn prepare(&self, session: &Session, image: &str) -> Result<Prepared, LinkError> {
+        let start = Instant::now();
         let known = self.known().get(image).cloned();
         let needs = match known {
             Some(needs) => needs,
@@ -148,7 +151,8 @@ impl GuestNetwork {
             }
         };
         needs.write(session).await?;
-        Ok(Prepared { needs })
+        let took = start.elapsed();
+        Ok(Prepared { needs, took })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Needs>>> {
@@ -229,6 +233,12 @@ impl Needs {
 }
 
 impl Prepared {
+    /// How long it took.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
     /// The variables of every program in the guest.
     #[must_use]
     pub fn variables(&self) -> Vec<EnvVar> {

@@ -14,6 +14,7 @@ mod execute;
 mod files;
 mod install;
 mod keyed;
+mod packages;
 mod ports;
 mod process;
 mod reaper;
@@ -30,9 +31,10 @@ use std::{
     },
 };
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waggle_images::ImageStore;
-use waggle_protocol::message;
+use waggle_protocol::message::{self, EnvVar};
 use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
@@ -44,6 +46,7 @@ pub use files::{
     FolderListing, Found, FoundLine, LinesRead, ListRequest, Packed, ReadRequest, SearchRequest,
     WriteRequest, file_name,
 };
+pub use install::{Installation, Package};
 pub use keyed::KeyError;
 pub use ports::{ForwardRequest, Forwarded};
 pub use process::{
@@ -56,11 +59,15 @@ use crate::{
         Environment, EnvironmentId, Runtime, Status,
         store::{Lease, Store, minutes},
     },
-    network::ports::Ports,
+    network::{
+        guest::{GuestNetwork, Prepared},
+        ports::Ports,
+    },
     resolve::Overrides,
-    session::{BootOptions, LinkError, Session},
+    session::{BootError, BootOptions, LinkError, Session},
     settings::Settings,
 };
+use install::Installs;
 use keyed::KeyedRuns;
 use process::Processes;
 use validate::ArgumentError;
@@ -71,6 +78,8 @@ pub(crate) struct Live {
     session: Session,
     /// Packages were installed into a virtual environment, which Python code then runs in.
     venv: AtomicBool,
+    network: Prepared,
+    installing: tokio::sync::Mutex<Installs>,
     keyed: KeyedRuns,
     processes: Processes,
     ports: Ports,
@@ -110,6 +119,18 @@ impl Live {
     fn uses_venv(&self) -> bool {
         self.venv.load(Ordering::Acquire)
     }
+
+    fn use_venv(&self) {
+        self.venv.store(true, Ordering::Release);
+    }
+
+    /// The variables of a program: its own, and those of the network that it does not set itself.
+    fn variables(&self, own: Vec<EnvVar>) -> Vec<EnvVar> {
+        let mut all = self.network.variables();
+        all.retain(|variable| own.iter().all(|other| other.name != variable.name));
+        all.extend(own);
+        all
+    }
 }
 
 /// All use cases of one server.
@@ -120,6 +141,7 @@ pub struct Service {
     vmm: Vmm,
     images: ImageStore,
     boot_disk: PathBuf,
+    network: GuestNetwork,
     store: Arc<Store<Live>>,
     /// Cancelled when the server goes down.
     closing: CancellationToken,
@@ -160,6 +182,7 @@ impl Service {
         vmm: Vmm,
         images: ImageStore,
         boot_disk: PathBuf,
+        network: GuestNetwork,
     ) -> Arc<Self> {
         let service = Arc::new(Self {
             overrides: settings.overrides(),
@@ -168,6 +191,7 @@ impl Service {
             vmm,
             images,
             boot_disk,
+            network,
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -220,16 +244,21 @@ impl Service {
         };
 
         let options = self.boot_options(&id, image.path);
-        let session = tokio::select! {
+        let (session, network) = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
-            booted = Session::boot(&self.vmm, &options) => booted?,
+            booted = self.boot(&options, &image.sha256) => booted?,
         };
         let times = session.boot_times();
-        tracing::info!(%id, %runtime, init = ?times.init, ready = ?times.ready, "environment booted");
+        tracing::info!(
+            %id, %runtime, init = ?times.init, ready = ?times.ready, network = ?network.took(),
+            "environment booted"
+        );
         let live = Arc::new(Live {
             session,
             venv: AtomicBool::new(false),
+            network,
+            installing: tokio::sync::Mutex::default(),
             keyed: KeyedRuns::default(),
             processes: Processes::default(),
             ports: Ports::default(),
@@ -242,6 +271,25 @@ impl Service {
             live.session.machine().died(),
         ));
         Ok(environment)
+    }
+
+    /// A guest that knows its way out. Nothing is left of one that could not be told.
+    async fn boot(
+        &self,
+        options: &BootOptions,
+        image: &str,
+    ) -> Result<(Session, Prepared), BootError> {
+        let session = Session::boot(&self.vmm, options).await?;
+        let prepared = timeout(options.timeout, self.network.prepare(&session, image)).await;
+        let error = match prepared {
+            Ok(Ok(prepared)) => return Ok((session, prepared)),
+            Ok(Err(error)) => BootError::Prepare(error),
+            Err(_) => BootError::Prepare(LinkError::Unanswered {
+                seconds: options.timeout.as_secs(),
+            }),
+        };
+        session.close().await;
+        Err(error)
     }
 
     fn boot_options(&self, id: &EnvironmentId, image: PathBuf) -> BootOptions {
