@@ -3,7 +3,7 @@
 
 //! The agent as a program: what `waggle-guest` does.
 //!
-//! Owns: the listener, the cap on connections, the report that the agent is ready, the end of the
+//! Owns: the host's listener, the cap on connections, the report that the agent is ready, the end of the
 //! machine. Does not own: what a connection says (`serve`).
 //!
 //! Invariants: only the host (CID 2) is served; the ready token leaves the environment before the
@@ -24,14 +24,18 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
 use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
-use waggle_protocol::boot::{AGENT_PATH, AGENT_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready};
+use waggle_protocol::boot::{
+    AGENT_PATH, AGENT_PORT, PROXY_LOOPBACK_PORT, READY_PORT, READY_TOKEN_VARIABLE, Ready,
+};
 use waggle_protocol::message::{Capabilities, User};
 
 use crate::connection::{Connection, ConnectionError};
 use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
+use crate::proxy::{OUTBOUND_DESCRIPTORS, OUTBOUND_MAX};
+use crate::stream::INBOUND_MAX;
 use crate::sys::DescriptorLimit;
-use crate::{exec, probe, serve, sys};
+use crate::{exec, probe, proxy, serve, sys};
 
 /// Environment variable through which init tells the agent when PID 1 started: microseconds of the
 /// monotonic clock.
@@ -45,7 +49,7 @@ pub const SHUTDOWN_STATUS: u8 = 86;
 const TOOL: &str = "waggle-tool";
 
 /// The host's context id, `VMADDR_CID_HOST`.
-const HOST_CID: u32 = 2;
+pub(crate) const HOST_CID: u32 = 2;
 /// Any of the guest's own, `VMADDR_CID_ANY`.
 const ANY_CID: u32 = u32::MAX;
 
@@ -56,14 +60,16 @@ pub const CONNECTIONS_MAX: usize = 128;
 /// the kernel's log, and two logs of its output. (A file operation has fewer, but for the folders
 /// counted below.)
 const CONNECTION_DESCRIPTORS: usize = 9;
-/// The agent's own: standard streams, listener, event loop, the report, and what is open for a
+/// The agent's own: standard streams, listeners, event loop, the report, and what is open for a
 /// moment only, such as the far ends of the pipes and the way into the control group while a program
 /// starts.
-const OWN_DESCRIPTORS: usize = 32;
+const OWN_DESCRIPTORS: usize = 33;
 /// What the agent needs of them. The kernel gives a process 1024 (`INR_OPEN_CUR`), and lets it take
 /// 4096.
-const DESCRIPTORS: usize =
-    CONNECTIONS_MAX * CONNECTION_DESCRIPTORS + OPEN_FOLDERS_MAX + OWN_DESCRIPTORS;
+const DESCRIPTORS: usize = CONNECTIONS_MAX * CONNECTION_DESCRIPTORS
+    + OUTBOUND_MAX * OUTBOUND_DESCRIPTORS
+    + OPEN_FOLDERS_MAX
+    + OWN_DESCRIPTORS;
 const _: () = assert!(DESCRIPTORS <= 4096);
 
 /// How long to try to report; the agent serves meanwhile. As long as a host may wait for a machine
@@ -79,7 +85,7 @@ const READY_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long to wait after `accept` failed: out of descriptors, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +121,8 @@ pub struct Agent {
     pub machine_ends: Notify,
     /// A place for each folder that a walk holds open.
     pub open_folders: Semaphore,
+    /// A place for each connection of the host's to a program.
+    pub inbound: Semaphore,
 }
 
 impl Agent {
@@ -134,6 +142,7 @@ impl Agent {
             exec,
             machine_ends: Notify::new(),
             open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
+            inbound: Semaphore::new(INBOUND_MAX),
         }
     }
 
@@ -177,6 +186,12 @@ pub async fn run() -> Result<(), AgentError> {
 
     let listener = VsockListener::bind(VsockAddr::new(ANY_CID, AGENT_PORT));
     let listener = listener.map_err(AgentError::Listen)?;
+    // Before the report: programs that the host runs find it.
+    match proxy::listen().await {
+        Ok(listener) => drop(tokio::spawn(proxy::run(listener))),
+        // Without a loopback, say. All else works.
+        Err(error) => eprintln!("waggle-guest: no way out: port {PROXY_LOOPBACK_PORT}: {error}"),
+    }
     let reporting = Arc::clone(&agent);
     tokio::spawn(async move {
         if let Err(error) = report.send(&reporting).await {

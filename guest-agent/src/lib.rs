@@ -26,7 +26,9 @@ pub mod guest_path;
 pub mod identity;
 pub mod init;
 pub mod probe;
+pub mod proxy;
 pub mod serve;
+pub mod stream;
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -6,7 +6,7 @@
 //! Owns: the loop of requests and the rule that each has exactly one terminal reply.
 //! Does not own: the operations themselves, nor the listener.
 //!
-//! Invariants: one operation at a time; an operation that fails, or a request that does not decode,
+//! Invariants: one operation at a time, a stream the last; an operation that fails, or a request that does not decode,
 //! leaves the connection usable; a peer that breaks the protocol loses this connection only.
 
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
 use crate::exec::LogLimits;
 use crate::failure::failure;
-use crate::{exec, files, probe};
+use crate::{exec, files, probe, stream};
 
 /// How an operation fell short of its own terminal reply.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,8 @@ where
             }
         };
         let terminal = match outcome {
-            Ok(reply) => reply,
+            Ok(Some(reply)) => reply,
+            Ok(None) => return Ok(()),
             Err(OperationError::Failed(failure)) => Reply::Failed(failure),
             Err(OperationError::Connection(error)) => return Err(error),
         };
@@ -67,16 +68,17 @@ where
     Ok(())
 }
 
-/// Does what `request` asks and returns the terminal reply, not yet sent.
+/// Does what `request` asks and returns the terminal reply, not yet sent; `None` if a stream followed
+/// it, with which the connection is over.
 async fn answer<T>(
     connection: &mut Connection<T>,
     agent: &Agent,
     request: Request,
-) -> Result<Reply, OperationError>
+) -> Result<Option<Reply>, OperationError>
 where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
-    match request {
+    let outcome = match request {
         Request::Ping => Ok(Reply::Pong),
         Request::Probe => Ok(Reply::Capabilities(probe::probe(
             &agent.path,
@@ -96,7 +98,12 @@ where
         Request::EditFile(edit) => files::edit(connection, agent, edit).await,
         Request::ReadLines(lines) => files::read_lines(connection, agent, lines).await,
         Request::FindFiles(find) => files::find(connection, agent, find).await,
-    }
+        Request::Connect(request) => {
+            stream::connect(connection, agent, request).await?;
+            return Ok(None);
+        }
+    };
+    outcome.map(Some)
 }
 
 #[cfg(test)]

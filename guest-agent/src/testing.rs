@@ -28,6 +28,7 @@ use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
 use crate::probe::DEFAULT_PATH;
 use crate::serve::serve;
+use crate::stream::INBOUND_MAX;
 
 /// Whoever runs the tests, at home in `home`.
 pub(crate) fn current_user(home: &Path) -> Identity {
@@ -60,6 +61,7 @@ pub(crate) fn agent(folder: &Path) -> Agent {
         exec: exec::Shared::new(Cgroups::none(), &folder.join("waggle-tool")),
         machine_ends: Notify::new(),
         open_folders: Semaphore::new(OPEN_FOLDERS_MAX),
+        inbound: Semaphore::new(INBOUND_MAX),
     }
 }
 

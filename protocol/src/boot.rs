@@ -4,7 +4,8 @@
 //! What a machine and its host say to each other while it boots.
 //!
 //! Two calls, both dialled by the guest (host CID 2), both opened by a
-//! [`Hello`](crate::handshake::Hello) from each side, guest first:
+//! [`Hello`](crate::handshake::Hello) from each side, guest first (as are those to [`PROXY_PORT`],
+//! which come whenever the guest's programs want out):
 //!
 //! 1. `waggle-init` dials [`CONFIG_PORT`] and receives one [`BootConfig`]. The host accepts a single
 //!    such call a machine: nothing that runs later in the guest can ask for it again.
@@ -21,6 +22,14 @@ pub const AGENT_PORT: u32 = 700;
 pub const CONFIG_PORT: u32 = 701;
 /// Host port where the agent reports itself ready.
 pub const READY_PORT: u32 = 702;
+/// Version 3. Host port of the way out: each connection that a program of the guest makes to
+/// [`PROXY_LOOPBACK_PORT`] is carried over a call of its own to here, as a
+/// [stream](crate#streams).
+pub const PROXY_PORT: u32 = 703;
+
+/// Version 3. TCP port on 127.0.0.1 in the guest where its programs find the way out. Below 1024, as
+/// [`AGENT_PORT`]: sandboxed code cannot stand in for it.
+pub const PROXY_LOOPBACK_PORT: u16 = 703;
 
 /// Virtio serial of the boot disk (`/init`, and an agent for injection).
 pub const BOOT_DISK: &str = "waggle-boot";

@@ -14,7 +14,8 @@ use crate::limits::{DATA_PAYLOAD_MAX, HEADER_BYTES};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// One postcard-encoded message.
+    /// One postcard-encoded message. Version 3: without a payload, within a
+    /// [stream](crate#streams), it gives that up.
     Control = 0,
     /// Raw bytes for the program's standard input. An empty payload is its end.
     Stdin = 1,
@@ -22,7 +23,8 @@ pub enum Kind {
     Stdout = 2,
     /// Raw bytes of the program's standard error.
     Stderr = 3,
-    /// Raw bytes of a file, either way. An empty payload ends an upload.
+    /// Raw bytes of a file, either way. An empty payload ends an upload. Version 3: also those of a
+    /// [stream](crate#streams), where an empty payload is the end of its direction.
     File = 4,
 }
 

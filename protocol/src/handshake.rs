@@ -14,7 +14,7 @@ use crate::limits::{DATA_PAYLOAD_MAX, PAYLOAD_MAX_MIN, REPLY_PAYLOAD_MAX, REQUES
 /// Lowest version that this build speaks.
 pub const VERSION_MIN: u16 = 1;
 /// Highest version that this build speaks.
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 /// First bytes of every connection's first message: tells a peer of ours from a stray one.
 pub const MAGIC: [u8; 4] = *b"WGGL";
 

@@ -27,6 +27,20 @@
 //! [`FailureCode::Unsupported`](message::FailureCode::Unsupported), and the connection goes on: the
 //! frames are still in step. Bytes that are no frame, or no frame that is due, end it.
 
+//! # Streams
+//!
+//! Version 3. After [`message::Reply::Connected`], and after the two `Hello`s on a call to
+//! [`boot::PROXY_PORT`], the connection carries one stream of bytes each way, as
+//! [`frame::Kind::File`] frames of at most what the other side accepts. An empty one is the end of its
+//! direction; the other goes on. The host closes the connection once it has sent and received an end,
+//! and carries nothing else on it. (The guest leaves that to the host: what it has sent could still be
+//! on its way, and would be lost.)
+//!
+//! A control frame without a payload gives the stream up, both directions at once: who receives it
+//! closes the connection, who has sent it reads on until then. A bare close would not reach a guest
+//! while there is something on its way from there. The end of the connection before the end of a
+//! direction says that what came is not all.
+
 #![forbid(unsafe_code)]
 
 pub mod boot;

@@ -4,8 +4,8 @@
 //! The operations: what the host may ask of the agent, and what the agent answers.
 //!
 //! What is version 1's is frozen. What came later stands at the end of its enum, says so, and is sent
-//! only where the handshake agreed on that version: the replies and failure codes of version 2 answer
-//! no request of version 1.
+//! only where the handshake agreed on that version: the replies and failure codes of a version
+//! answer no request of an earlier one.
 //!
 //! Guest paths, program arguments and environment variables are bytes, as they are in Linux.
 
@@ -46,6 +46,9 @@ pub enum Request {
     ReadLines(ReadLines),
     /// Version 2. As [`Request::ListFiles`], of the entries that fit a pattern.
     FindFiles(FindFiles),
+    /// Version 3. Connect to a TCP port on the guest's loopback: [`Reply::Connected`], then a
+    /// [stream](crate#streams) each way. The connection carries no further request after that.
+    Connect(Connect),
 }
 
 /// A program to run.
@@ -246,6 +249,13 @@ pub struct FindFiles {
     pub glob: String,
 }
 
+/// Version 3. Where to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// The TCP port, on 127.0.0.1 or, if nobody listens there, on ::1.
+    pub port: u16,
+}
+
 /// One environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvVar {
@@ -350,6 +360,8 @@ pub enum Reply {
     Edited(Edited),
     /// Version 2. Ends [`Request::ReadLines`].
     LinesEnd(LinesEnd),
+    /// Version 3. Ends the messages of a [`Request::Connect`]: the streams begin.
+    Connected,
 }
 
 impl Reply {
@@ -368,7 +380,8 @@ impl Reply {
             | Self::Failed(_)
             | Self::Signalled
             | Self::Edited(_)
-            | Self::LinesEnd(_) => true,
+            | Self::LinesEnd(_)
+            | Self::Connected => true,
             Self::Started { .. } | Self::File(_) | Self::Entries(_) | Self::Logs(_) => false,
         }
     }
@@ -586,11 +599,13 @@ pub enum FailureCode {
     NoProcess,
     /// Version 2. The file is larger than the operation takes.
     TooLarge,
+    /// Version 3. Nobody listens on the port.
+    Refused,
 }
 
 impl FailureCode {
     /// Every code.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::NotFound,
         Self::IsDirectory,
         Self::NotDirectory,
@@ -606,6 +621,7 @@ impl FailureCode {
         Self::Changed,
         Self::NoProcess,
         Self::TooLarge,
+        Self::Refused,
     ];
 
     /// The name under which a [`Tool`] tells it, on a line `NAME: message` of its standard error.
@@ -627,6 +643,7 @@ impl FailureCode {
             Self::Changed => "changed",
             Self::NoProcess => "no_process",
             Self::TooLarge => "too_large",
+            Self::Refused => "refused",
         }
     }
 

@@ -17,10 +17,11 @@ use waggle_protocol::{
     handshake::{Hello, VERSION_MAX},
     limits::REQUEST_PAYLOAD_MAX,
     message::{
-        Capabilities, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd, ExecLogged,
-        ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd, ListFiles, Log,
-        Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request, Search,
-        SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User, WriteFile,
+        Capabilities, Connect, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd,
+        ExecLogged, ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd,
+        ListFiles, Log, Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request,
+        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User,
+        WriteFile,
     },
 };
 
@@ -36,6 +37,11 @@ fn pin<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str
 /// The same of version 2.
 fn pin2<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
     pin_in(2, name, message);
+}
+
+/// The same of version 3.
+fn pin3<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
+    pin_in(3, name, message);
 }
 
 fn pin_in<M>(version: u16, name: &str, message: &M)
@@ -467,4 +473,28 @@ fn replies_of_version_2() {
             &Reply::Failed(failure),
         );
     }
+}
+
+#[test]
+fn what_came_with_version_3() {
+    pin3(
+        "hello",
+        &Hello {
+            magic: *b"WGGL",
+            version_min: 1,
+            version_max: 3,
+            control_max: 1024 * 1024,
+            data_max: 64 * 1024,
+        },
+    );
+    pin3(
+        "request_connect",
+        &Request::Connect(Connect { port: 65_535 }),
+    );
+    pin3("reply_connected", &Reply::Connected);
+    let failure = Failure {
+        code: FailureCode::Refused,
+        message: "nobody listens on port 8000".into(),
+    };
+    pin3("reply_failed_15", &Reply::Failed(failure));
 }

@@ -20,10 +20,11 @@ use waggle_protocol::{
         TOOL_BYTES_MAX,
     },
     message::{
-        Capabilities, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd, ExecLogged,
-        ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd, ListFiles, Log,
-        Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request, Search,
-        SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User, WriteFile,
+        Capabilities, Connect, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd,
+        ExecLogged, ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd,
+        ListFiles, Log, Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request,
+        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User,
+        WriteFile,
     },
 };
 
@@ -194,6 +195,7 @@ fn request() -> impl Strategy<Value = Request> {
         ),
         (list_files(), ".{0,20}")
             .prop_map(|(list, glob)| Request::FindFiles(FindFiles { list, glob })),
+        any::<u16>().prop_map(|port| Request::Connect(Connect { port })),
     ]
 }
 
@@ -217,7 +219,8 @@ fn every_request_is_generated(request: &Request, record: &SearchRecord) {
         | Request::AppendFile(_)
         | Request::EditFile(_)
         | Request::ReadLines(_)
-        | Request::FindFiles(_) => {}
+        | Request::FindFiles(_)
+        | Request::Connect(_) => {}
     }
     match record {
         SearchRecord::File(_) | SearchRecord::Line(_) | SearchRecord::End(_) => {}
@@ -292,6 +295,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         (prop::option::of(log()), prop::option::of(log()))
             .prop_map(|(stdout, stderr)| Reply::Logs(Logs { stdout, stderr })),
         Just(Reply::Signalled),
+        Just(Reply::Connected),
         any::<(u32, u64, [u8; 32])>().prop_map(|(replaced, bytes, sha256)| {
             Reply::Edited(Edited {
                 replaced,
@@ -314,7 +318,7 @@ fn log() -> impl Strategy<Value = Log> {
     (blob(60), any::<u64>()).prop_map(|(path, bytes)| Log { path, bytes })
 }
 
-const FAILURE_CODES: [FailureCode; 15] = [
+const FAILURE_CODES: [FailureCode; 16] = [
     FailureCode::NotFound,
     FailureCode::IsDirectory,
     FailureCode::NotDirectory,
@@ -330,6 +334,7 @@ const FAILURE_CODES: [FailureCode; 15] = [
     FailureCode::Changed,
     FailureCode::NoProcess,
     FailureCode::TooLarge,
+    FailureCode::Refused,
 ];
 
 /// Not called: it does not compile while a reply is missing from [`reply`]. Add it there and here.
@@ -350,7 +355,8 @@ fn every_reply_is_generated(reply: &Reply) {
         | Reply::Logs(_)
         | Reply::Signalled
         | Reply::Edited(_)
-        | Reply::LinesEnd(_) => {}
+        | Reply::LinesEnd(_)
+        | Reply::Connected => {}
     }
 }
 

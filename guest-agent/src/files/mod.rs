@@ -50,13 +50,13 @@ const NANOS: i64 = 1_000_000_000;
 
 /// Counts the bytes of a long operation and lets others run now and then.
 #[derive(Debug, Default)]
-struct Turn {
+pub(crate) struct Turn {
     bytes: usize,
 }
 
 impl Turn {
     /// Returns whether the others had their turn.
-    async fn moved(&mut self, bytes: usize) -> bool {
+    pub(crate) async fn moved(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         let is_due = self.bytes >= TURN_BYTES;
         if is_due {

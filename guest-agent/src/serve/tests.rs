@@ -221,7 +221,7 @@ fn is_harmless(bytes: &[u8]) -> bool {
     while let Ok(Some(frame)) = waggle_protocol::frame::decode(&mut buffer, 1024 * 1024) {
         if matches!(
             codec::message::<Request>(&frame),
-            Ok(Request::Exec(_) | Request::WriteFile(_))
+            Ok(Request::Exec(_) | Request::WriteFile(_) | Request::Connect(_))
         ) {
             return false;
         }

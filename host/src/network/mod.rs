@@ -5,10 +5,12 @@
 //!
 //! A machine has no network card. Its programs talk to a proxy on the guest's loopback, each of whose
 //! connections comes here over vsock. [`registries`] are the package registries that `./dev images`
-//! recorded.
+//! recorded; [`mirror`] keeps what was fetched from them.
 
+pub mod guest;
 pub mod mirror;
 pub mod registries;
+pub mod trust;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

@@ -238,6 +238,9 @@ fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
         FailureCode::Changed => "call read_file to see the file as it is now, then edit that",
         FailureCode::NoProcess => "call process with action list to see those that run",
         FailureCode::TooLarge => "use execute to work on it with a program",
+        FailureCode::Refused => {
+            "start a program that listens there (execute with background), or name another port"
+        }
     };
     // The text comes from the guest: it is shown as it is, but bounded and on one line.
     let text: String = failure

@@ -14,7 +14,7 @@ use std::{
 use rand::Rng as _;
 use tokio::time::timeout;
 use waggle_protocol::boot::{
-    BOOT_DISK, BootConfig, CONFIG_PORT, IMAGE_DISK, READY_PORT, Ready, SCRATCH_DISK,
+    BOOT_DISK, BootConfig, CONFIG_PORT, IMAGE_DISK, PROXY_PORT, READY_PORT, Ready, SCRATCH_DISK,
 };
 use waggle_runtime::{
     AcceptError, Death, Disk, DiskSource, LaunchError, Machine, MachineSpec, Vmm,
@@ -175,7 +175,7 @@ fn specification(options: &BootOptions) -> MachineSpec {
             0 => String::new(),
             level => format!("loglevel={level}"),
         },
-        listen: vec![CONFIG_PORT, READY_PORT],
+        listen: vec![CONFIG_PORT, READY_PORT, PROXY_PORT],
     }
 }
 

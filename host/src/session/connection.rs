@@ -70,6 +70,12 @@ pub enum LinkError {
         /// The version that has it.
         needed: u16,
     },
+    /// As many streams to the guest's ports are open as may be.
+    #[error("{limit} connections to ports of the guest are open already")]
+    TooManyStreams {
+        /// How many may be.
+        limit: usize,
+    },
     /// The guest sent more than was asked for.
     #[error("the guest sent more than the {limit} {unit} asked for")]
     TooMuch {
@@ -173,6 +179,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The frames of the operation under way.
     pub(super) fn frames(&mut self) -> &mut Framed<S, Wire> {
         &mut self.framed
+    }
+
+    /// The stream below, what was read ahead from it, and most bytes of data that the agent accepts in
+    /// one frame.
+    pub(super) fn into_parts(self) -> (S, BytesMut, usize) {
+        // Nothing waits to be sent: every send here is flushed.
+        let parts = self.framed.into_parts();
+        (parts.io, parts.read_buf, self.agreed.data_max)
     }
 
     /// The stream below.

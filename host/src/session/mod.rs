@@ -12,6 +12,7 @@
 pub mod boot;
 pub mod capture;
 pub mod connection;
+pub mod duplex;
 pub mod files;
 mod pool;
 pub mod run;
@@ -25,19 +26,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 use waggle_protocol::{
-    boot::Ready,
+    boot::{PROXY_PORT, Ready},
     message::{
         Capabilities, EditFile, Edited, FileInfo, FindFiles, ListFiles, ReadFile, ReadLines,
         WriteFile,
     },
 };
-use waggle_runtime::{Machine, MachineStream};
+use waggle_runtime::{AcceptError, Machine, MachineStream};
 
 pub use boot::{BootError, BootOptions, BootTimes};
 pub use connection::LinkError;
 use connection::{Connection, Reusable};
+pub use duplex::FramedStream;
+use duplex::STREAMS_MAX;
 pub use files::{Lines, Listing, WriteMode};
 use pool::{Carries, Pool};
 pub use run::{LogLimits, Output, OutputStream, Run, RunEnd};
@@ -64,6 +67,8 @@ pub struct Session {
     pool: Arc<Pool>,
     found: Mutex<Found>,
     times: BootTimes,
+    /// A place for each stream to a port of the guest's.
+    streams: Arc<Semaphore>,
 }
 
 /// What an image offers, and when that was seen.
@@ -83,6 +88,7 @@ impl Session {
             pool: Pool::new(machine),
             found: Mutex::new(found),
             times,
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
 
@@ -125,6 +131,20 @@ impl Session {
     /// How long the boot took.
     pub fn boot_times(&self) -> BootTimes {
         self.times
+    }
+
+    /// The next connection that a program of the guest makes to the way out, before any greeting
+    /// ([`FramedStream::accept`]). Those that are not taken wait, and the guest's programs with them.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError`] once the machine is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    pub async fn next_proxy_call(&self) -> Result<MachineStream, AcceptError> {
+        self.pool.machine.accept(PROXY_PORT).await
     }
 
     /// The machine below.

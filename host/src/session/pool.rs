@@ -83,18 +83,23 @@ impl Pool {
         self: &Arc<Self>,
         carries: Carries,
     ) -> Result<Checkout, LinkError> {
-        let connection = match self.take_idle() {
-            Some(connection) => connection,
-            None => within(OPEN_TIMEOUT, self.open())
-                .await
-                .map_err(|error| LinkError::Unreachable(Box::new(error)))?,
-        };
+        let connection = within(OPEN_TIMEOUT, self.unused())
+            .await
+            .map_err(|error| LinkError::Unreachable(Box::new(error)))?;
         Ok(Checkout {
             pool: Arc::clone(self),
             connection: Some(connection),
             carries,
             pid: AtomicU32::new(0),
         })
+    }
+
+    /// A connection that is not to come back: an idle one that is still alive, or a new one.
+    pub(super) async fn unused(&self) -> Result<GuestConnection, LinkError> {
+        match self.take_idle() {
+            Some(connection) => Ok(connection),
+            None => self.open().await,
+        }
     }
 
     async fn open(&self) -> Result<GuestConnection, LinkError> {
@@ -155,10 +160,7 @@ impl Pool {
     }
 
     async fn kill(&self, pid: u32) -> Result<(), LinkError> {
-        let mut connection = match self.take_idle() {
-            Some(connection) => connection,
-            None => self.open().await?,
-        };
+        let mut connection = self.unused().await?;
         let outcome = connection.signal(pid, SIGKILL).await;
         if matches!(
             outcome,

@@ -1,0 +1,362 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! A stream of bytes each way over one connection with a guest, as frames
+//! ([`waggle_protocol`], "Streams").
+//!
+//! Owns: the frames, the end of each direction, and giving up. Does not own: what the bytes say, nor
+//! where they come from and go to.
+//!
+//! Invariants: of each direction at most one frame is held; what the guest sends before it is asked
+//! stays with it, by vsock's flow control. A stream that is dropped before both directions have ended
+//! is given up: the guest is told by a frame, and what is on its way from there is taken for a moment,
+//! since a connection closed on top of it would never be told to the guest ([`super::pool`]). No half is
+//! ever shut down, which would lose bytes of the other.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    sync::OwnedSemaphorePermit,
+    time::timeout,
+};
+use tokio_util::io::poll_read_buf;
+use waggle_protocol::{
+    codec,
+    frame::{self, Frame, Kind},
+    limits::{HEADER_BYTES, REPLY_PAYLOAD_MAX},
+    message::{Connect, Reply, Request},
+};
+use waggle_runtime::MachineStream;
+
+use super::{
+    OPEN_TIMEOUT, Session,
+    connection::{Connection, LinkError, settle},
+    within,
+};
+
+/// The protocol version that knows streams.
+const VERSION_STREAMS: u16 = 3;
+
+/// Most streams to one guest's ports at once. Its agent carries twice as many: those that were given
+/// up may still be on their way out there.
+pub const STREAMS_MAX: usize = 32;
+
+/// How long a guest that calls may take over its `Hello`.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a stream that was given up may take to end, before its connection is closed anyway.
+const GIVE_UP_MAX: Duration = Duration::from_secs(15);
+
+/// Room for what is read at once while no frame is under way.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What a stream runs over.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for S {}
+
+/// A stream of bytes each way.
+///
+/// [`AsyncWrite::poll_shutdown`] ends the direction to the guest; the other goes on until it reads as
+/// ended. Writing fills a frame, and is done when that is flushed, as with a buffered writer.
+#[derive(Debug)]
+pub struct FramedStream<S: Transport> {
+    /// Taken when it is dropped.
+    wire: Option<Wire<S>>,
+    /// Held until the guest has heard of the end.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// The two directions.
+#[derive(Debug)]
+struct Wire<S> {
+    stream: S,
+    /// Bytes from the guest that are not a whole frame yet, or more than one.
+    received: BytesMut,
+    /// The rest of the frame that is being read.
+    payload: Bytes,
+    /// The guest has ended its direction.
+    is_read: bool,
+    /// The frame that is being sent.
+    unsent: BytesMut,
+    /// This side has ended its direction.
+    is_written: bool,
+    /// The connection is of no further use to either side.
+    is_broken: bool,
+    /// Most bytes of a payload to the guest.
+    payload_max: usize,
+}
+
+impl<S: Transport> FramedStream<S> {
+    /// Takes a call of the guest's: the two sides greet each other, and the stream begins.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] if the guest does not greet as one of ours, in time, in a version that has
+    /// streams.
+    pub async fn accept(stream: S) -> Result<Self, LinkError> {
+        let connection = within(HELLO_TIMEOUT, Connection::welcome(stream)).await?;
+        connection.require(VERSION_STREAMS)?;
+        Ok(Self::new(connection))
+    }
+
+    /// Keeps `place` until the guest has heard of the stream's end: who bounds streams by places then
+    /// also bounds those that were given up.
+    #[must_use]
+    pub fn holding(mut self, place: OwnedSemaphorePermit) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Connects to `port` on the guest's loopback, over a connection to its agent.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]; [`LinkError::Failed`] if nobody listens there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the connection up.
+    pub async fn connect(mut connection: Connection<S>, port: u16) -> Result<Self, LinkError> {
+        connection.require(VERSION_STREAMS)?;
+        connection.send(&Request::Connect(Connect { port })).await?;
+        // From here on it is the stream's, whose end tells the guest.
+        let mut stream = Self::new(connection);
+        let wire = stream.wire.as_mut().ok_or(LinkError::Closed)?;
+        let reply = wire.reply().await;
+        match reply.and_then(settle) {
+            Ok(Reply::Connected) => Ok(stream),
+            outcome => {
+                // There is no stream to give up.
+                wire.is_broken = true;
+                outcome.and(Err(LinkError::Unexpected(
+                    "an answer to a connection that it does not have",
+                )))
+            }
+        }
+    }
+
+    fn new(connection: Connection<S>) -> Self {
+        let (stream, received, payload_max) = connection.into_parts();
+        let wire = Wire {
+            stream,
+            received,
+            payload: Bytes::new(),
+            is_read: false,
+            unsent: BytesMut::new(),
+            is_written: false,
+            is_broken: false,
+            // With its header it then fits the guest's packets.
+            payload_max: payload_max.saturating_sub(HEADER_BYTES),
+        };
+        Self {
+            wire: Some(wire),
+            place: None,
+        }
+    }
+
+    fn wire(&mut self) -> io::Result<&mut Wire<S>> {
+        // It is there until the drop.
+        self.wire
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Session {
+    /// Connects to a TCP port on the guest's loopback.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]: [`LinkError::Failed`] if nobody listens there, [`LinkError::TooManyStreams`],
+    /// [`LinkError::TooOld`] on an agent of version 2.
+    pub async fn connect_port(&self, port: u16) -> Result<FramedStream<MachineStream>, LinkError> {
+        let place = self.streams.clone().try_acquire_owned();
+        let place = place.map_err(|_| LinkError::TooManyStreams { limit: STREAMS_MAX })?;
+        let connect = async {
+            let connection = self.pool.unused().await?;
+            FramedStream::connect(connection, port).await
+        };
+        Ok(within(OPEN_TIMEOUT, connect).await?.holding(place))
+    }
+}
+
+/// The guest broke the rules, or left in the middle.
+fn broken(error: impl Into<LinkError>) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error.into())
+}
+
+impl<S: Transport> Wire<S> {
+    /// The next frame; control frames of at most `control_max` bytes are accepted.
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+        control_max: usize,
+    ) -> Poll<Result<Frame, LinkError>> {
+        loop {
+            if let Some(frame) = frame::decode(&mut self.received, control_max)? {
+                return Poll::Ready(Ok(frame));
+            }
+            self.received.reserve(READ_BYTES);
+            let stream = Pin::new(&mut self.stream);
+            match ready!(poll_read_buf(stream, context, &mut self.received)) {
+                Ok(0) => return Poll::Ready(Err(LinkError::Closed)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    async fn reply(&mut self) -> Result<Reply, LinkError> {
+        let frame = std::future::poll_fn(|context| self.poll_frame(context, REPLY_PAYLOAD_MAX));
+        Ok(codec::message(&frame.await?)?)
+    }
+
+    /// Makes the next piece ready to be handed out.
+    fn poll_payload(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        while self.payload.is_empty() && !self.is_read {
+            // The one control frame that is due has no payload.
+            let frame = ready!(self.poll_frame(context, 0))?;
+            match frame.kind {
+                Kind::File => {
+                    self.is_read = frame.payload.is_empty();
+                    self.payload = frame.payload;
+                }
+                Kind::Control => return Poll::Ready(Err(LinkError::Closed)),
+                Kind::Stdin | Kind::Stdout | Kind::Stderr => {
+                    return Poll::Ready(Err(LinkError::Unexpected(
+                        "a data frame that a stream does not have",
+                    )));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what is left of the frame under way.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let stream = Pin::new(&mut self.stream);
+            match ready!(stream.poll_write(context, &self.unsent)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => self.unsent.advance(count),
+                Err(error) => {
+                    self.is_broken = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether nothing is left to tell the guest.
+    fn is_over(&self) -> bool {
+        self.is_broken || (self.is_read && self.is_written && self.unsent.is_empty())
+    }
+
+    /// Tells the guest that this is the end, and takes what is on its way until it hears that.
+    async fn give_up(self) {
+        let (mut reader, mut writer) = tokio::io::split(self.stream);
+        let mut last = self.unsent;
+        frame::encode(Kind::Control, &[], &mut last);
+        let tell = async {
+            // If that fails the guest is gone, which shows at the other half.
+            let _ = writer.write_all(&last).await;
+            let _ = writer.flush().await;
+            std::future::pending::<()>().await;
+        };
+        let mut nowhere = tokio::io::sink();
+        let taken = async {
+            tokio::select! {
+                _ = tokio::io::copy(&mut reader, &mut nowhere) => {}
+                () = tell => {}
+            }
+        };
+        if timeout(GIVE_UP_MAX, taken).await.is_err() {
+            tracing::debug!("a guest did not hear of the end of a stream");
+        }
+    }
+}
+
+impl<S: Transport> AsyncRead for FramedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wire = self.wire()?;
+        if let Err(error) = ready!(wire.poll_payload(context)) {
+            wire.is_broken = true;
+            return Poll::Ready(Err(broken(error)));
+        }
+        let count = wire.payload.len().min(buffer.remaining());
+        buffer.put_slice(&wire.payload.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Transport> AsyncWrite for FramedStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wire = self.wire()?;
+        if wire.is_written || wire.is_broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        ready!(wire.poll_send(context))?;
+        let piece = bytes.get(..wire.payload_max).unwrap_or(bytes);
+        // Without a payload it would be the end.
+        if !piece.is_empty() {
+            frame::encode(Kind::File, piece, &mut wire.unsent);
+            // As much as goes at once; the rest waits for the next write, or the flush.
+            if let Poll::Ready(outcome) = wire.poll_send(context) {
+                outcome?;
+            }
+        }
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.wire()?;
+        ready!(wire.poll_send(context))?;
+        Pin::new(&mut wire.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.wire()?;
+        if !wire.is_written {
+            ready!(wire.poll_send(context))?;
+            frame::encode(Kind::File, &[], &mut wire.unsent);
+            wire.is_written = true;
+        }
+        self.poll_flush(context)
+    }
+}
+
+impl<S: Transport> Drop for FramedStream<S> {
+    fn drop(&mut self) {
+        let Some(wire) = self.wire.take().filter(|wire| !wire.is_over()) else {
+            return;
+        };
+        // Without a runtime the process ends, and the machine with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let place = self.place.take();
+            runtime.spawn(async move {
+                wire.give_up().await;
+                drop(place);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
