@@ -314,4 +314,17 @@ mod tests {
             "<a href=\"http://127.0.0.1:703/pypi/files/plain/https/files.example/d/a.whl\">a</a>";
         assert_eq!(String::from_utf8(out).expect("text"), wanted);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_page_breaks_it(
+            html in "(<a href=['\"]?|<base |https://files\\.example/|#sha256=|&amp;|<!--|[<>a-z/\"'= \u{0}é]){0,40}",
+            bytes: Vec<u8>,
+        ) {
+            let links = links();
+            rewrite_html(&links, &page(), html.as_bytes());
+            rewrite_html(&links, &page(), &bytes);
+            let _ = rewrite_json(&links, &page(), &bytes);
+        }
+    }
 }

@@ -315,4 +315,19 @@ mod tests {
             AptKind::Package("pool/a/a_1.deb".into())
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_address_is_below_a_registry(
+            path in "/(pypi/|simple/|files/|npm/|-/|plain/|sha256/|https/|http/|files\\.example|@|%2[fe]|\\.\\.|/|[a-z0-9?:]){0,12}",
+            proxied in "http://deb\\.example(:80)?/(debian|%2e%2e|\\.\\.|/|pool|[a-z?%]){0,8}",
+        ) {
+            for uri in [path, proxied] {
+                if uri.parse::<Uri>().is_ok() && let Some(url) = upstream(&uri) {
+                    let roots = ["https://index.example/", "https://files.example/", "https://npm.example/", "http://deb.example/debian/"];
+                    proptest::prop_assert!(roots.iter().any(|root| url.starts_with(root)), "{} {}", uri, url);
+                }
+            }
+        }
+    }
 }

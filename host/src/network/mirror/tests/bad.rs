@@ -271,3 +271,37 @@ async fn an_answer_that_is_no_index_is_told() {
         assert!(answer.text().contains(word), "{}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn headers_beyond_reason_break_nothing() {
+    let upstream = Upstream::start(|_| {
+        let mut response = answer("text/html", "<html></html>");
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("age", "18446744073709551615"),
+            (
+                "cache-control",
+                "max-age=18446744073709551615, s-maxage=99999999999999999999",
+            ),
+            ("date", "Fri, 31 Dec 9999 23:59:59 GMT"),
+            ("expires", "Fri, 31 Dec 9999 23:59:59 GMT"),
+            ("last-modified", "Thu, 01 Jan 0000 00:00:00 GMT"),
+            ("vary", "accept, \u{e9}"),
+            ("etag", "\u{e9}"),
+        ] {
+            headers.insert(name, value.parse().expect("a value"));
+        }
+        response
+    })
+    .await;
+    let (mirror, _dir) = mirror(&upstream);
+    for _ in 0..3 {
+        assert_eq!(get(&mirror, "/pypi/simple/a/").await.status, 200);
+        assert_eq!(
+            get(&mirror, &format!("{}/debian/InRelease", upstream.root))
+                .await
+                .status,
+            200
+        );
+    }
+}
