@@ -23,6 +23,7 @@ use hyper::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
@@ -130,6 +131,7 @@ pub(super) struct Documents {
     flights: Flights<Digest, Result<Document, Failure>>,
     /// Of [`UNIT_BYTES`] each.
     memory: Semaphore,
+    stop: CancellationToken,
 }
 
 impl Wanted {
@@ -150,12 +152,14 @@ impl Documents {
         upstream: Arc<Upstream>,
         links: Arc<Links>,
         limits: Limits,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             store,
             upstream,
             links,
             limits,
+            stop,
             flights: Flights::default(),
             memory: Semaphore::new(
                 usize::try_from(AT_ONCE * units(limits.document_bytes))
@@ -188,7 +192,11 @@ impl Documents {
         }
         let work = || {
             let (documents, wanted, key) = (Arc::clone(self), wanted.clone(), key.clone());
-            async move { documents.renew(&wanted, &key).await }
+            async move {
+                let renewing = documents.renew(&wanted, &key);
+                let renewed = documents.stop.run_until_cancelled(renewing).await;
+                renewed.unwrap_or_else(|| Err(Failure::Ended { url: wanted.url }))
+            }
         };
         let renewed = self.flights.join(&key, work).await;
         renewed.unwrap_or_else(|| {

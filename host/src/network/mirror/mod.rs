@@ -143,6 +143,7 @@ impl Mirror {
             Arc::clone(&upstream),
             Arc::clone(&links),
             limits,
+            stop.clone(),
         );
         let downloads = Downloads::new(Arc::clone(&store), upstream, limits, stop.clone());
         Self {
