@@ -45,7 +45,7 @@ pub(super) fn rewrite_json(links: &Links, url: &Url, body: &[u8]) -> serde_json:
     let mut rest: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body)?;
     let files: Vec<&RawValue> = match rest.get("files") {
         Some(files) => serde_json::from_str(files.get())?,
-        // The list of all projects.
+        // Nothing that leads anywhere.
         None => return Ok(body.to_vec()),
     };
     rest.remove("files");

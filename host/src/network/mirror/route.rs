@@ -119,10 +119,9 @@ fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 
 fn simple(links: &Links, rest: &str, headers: &HeaderMap) -> Option<Wanted> {
     let index = links.registry(&Manager::Pip)?;
-    let url = match rest.strip_suffix('/').unwrap_or(rest) {
-        "" => index.clone(),
-        name => index.join(&format!("{}/", pypi::project(name)?)).ok()?,
-    };
+    // The list of all projects, tens of megabytes, is none: no install asks for it.
+    let name = pypi::project(rest.strip_suffix('/').unwrap_or(rest))?;
+    let url = index.join(&format!("{name}/")).ok()?;
     let json = accepts(headers, "application/vnd.pypi.simple.v1+json")
         || accepts(headers, "application/vnd.pypi.simple.latest+json");
     Some(Wanted {
@@ -235,7 +234,6 @@ mod tests {
     fn each_path_is_about_one_address() {
         let hex = "0".repeat(64);
         for (uri, wanted) in [
-            ("/pypi/simple/", "https://index.example/simple/"),
             ("/pypi/simple/Six/", "https://index.example/simple/six/"),
             ("/pypi/simple/a_b", "https://index.example/simple/a-b/"),
             (
@@ -264,6 +262,7 @@ mod tests {
             "/",
             "/pypi",
             "/pypi/simple",
+            "/pypi/simple/",
             "/pypi/simple/../",
             "/pypi/simple/a/b/",
             "/npm/",
