@@ -19,10 +19,11 @@ use bytes::Bytes;
 use http_cache_semantics::{AfterResponse, BeforeRequest, CacheOptions, CachePolicy};
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Uri,
-    header::{self, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
@@ -37,8 +38,27 @@ use super::{
     upstream::{Fetched, Upstream},
 };
 
-/// How many documents are held in memory at once, each of at most [`Limits::document_bytes`].
-const AT_ONCE: usize = 4;
+/// How many documents of the largest size ([`Limits::document_bytes`]) are held in memory at once. More
+/// smaller ones: those of an install are asked for together.
+const AT_ONCE: u64 = 4;
+
+/// What documents' sizes are counted in.
+const UNIT_BYTES: u64 = 64 * 1024;
+
+/// How long a document may take altogether.
+const WHOLE: Duration = Duration::from_secs(120);
+
+/// The headers that the caching policy is about.
+const POLICY: [HeaderName; 8] = [
+    header::CACHE_CONTROL,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::PRAGMA,
+    header::SET_COOKIE,
+    header::VARY,
+];
 
 /// What a document is asked for by.
 #[derive(Debug, Clone)]
@@ -109,7 +129,9 @@ pub(super) struct Documents {
     links: Arc<Links>,
     limits: Limits,
     flights: Flights<Digest, Result<Document, Failure>>,
-    at_once: Arc<Semaphore>,
+    /// Of [`UNIT_BYTES`] each.
+    memory: Semaphore,
+    stop: CancellationToken,
 }
 
 impl Wanted {
@@ -130,14 +152,19 @@ impl Documents {
         upstream: Arc<Upstream>,
         links: Arc<Links>,
         limits: Limits,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             store,
             upstream,
             links,
             limits,
+            stop,
             flights: Flights::default(),
-            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            memory: Semaphore::new(
+                usize::try_from(AT_ONCE * units(limits.document_bytes))
+                    .unwrap_or(Semaphore::MAX_PERMITS),
+            ),
         }
     }
 
@@ -165,7 +192,11 @@ impl Documents {
         }
         let work = || {
             let (documents, wanted, key) = (Arc::clone(self), wanted.clone(), key.clone());
-            async move { documents.renew(&wanted, &key).await }
+            async move {
+                let renewing = documents.renew(&wanted, &key);
+                let renewed = documents.stop.run_until_cancelled(renewing).await;
+                renewed.unwrap_or_else(|| Err(Failure::Ended { url: wanted.url }))
+            }
         };
         let renewed = self.flights.join(&key, work).await;
         renewed.unwrap_or_else(|| {
@@ -188,13 +219,15 @@ impl Documents {
 
     /// Asks the registry, with what is kept as the fallback.
     async fn renew(&self, wanted: &Wanted, key: &Digest) -> Result<Document, Failure> {
-        let Ok(_permit) = self.at_once.acquire().await else {
-            return Err(Failure::Busy {
-                url: wanted.url.clone(),
-            });
-        };
         let kept = self.load(key).await;
-        match self.ask(wanted, key, kept.as_ref()).await {
+        let asked = timeout(WHOLE, self.ask(wanted, key, kept.as_ref())).await;
+        let asked = asked.unwrap_or_else(|_| {
+            Err(Failure::Slow {
+                url: wanted.url.clone(),
+                after: WHOLE,
+            })
+        });
+        match asked {
             Ok(Some(document)) => Ok(document),
             // Nothing has changed.
             Ok(None) => kept
@@ -254,7 +287,17 @@ impl Documents {
         if fetched.status() != StatusCode::OK {
             return Err(status(&fetched));
         }
-        let body = fetched.whole(self.limits.document_bytes).await?;
+        let most = self.limits.document_bytes;
+        let units = units(fetched.stated_len().unwrap_or(most).min(most));
+        let memory = self
+            .memory
+            .acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
+        let Ok(_memory) = memory.await else {
+            return Err(Failure::Busy {
+                url: fetched.url.clone(),
+            });
+        };
+        let body = fetched.whole(most).await?;
         let content_type = fetched.head.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let content_type = content_type
@@ -360,6 +403,10 @@ impl Kept {
     }
 }
 
+fn units(bytes: u64) -> u64 {
+    bytes / UNIT_BYTES + 1
+}
+
 fn options() -> CacheOptions {
     CacheOptions {
         shared: true,
@@ -383,12 +430,24 @@ fn conditions(policy: &CachePolicy, request: &Request<()>) -> HeaderMap {
     }
 }
 
-/// The registry's answer, with a freshness for one that states none (RFC 9111, section 4.2.2).
+/// What the caching policy is to know of the registry's answer, with a freshness for one that states none
+/// (RFC 9111, section 4.2.2).
 fn explicit(fetched: &Fetched, fresh_for: Option<Duration>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = fetched.status();
     let headers = response.headers_mut();
-    headers.clone_from(&fetched.head.headers);
+    let said = &fetched.head.headers;
+    for name in POLICY {
+        for value in said.get_all(&name) {
+            headers.append(&name, value.clone());
+        }
+    }
+    // The policy adds to it, and a sum that overflows would be a panic.
+    if let Some(age) = said.get(header::AGE)
+        && let Some(seconds) = age.to_str().ok().and_then(|text| text.parse::<u32>().ok())
+    {
+        headers.insert(header::AGE, seconds.into());
+    }
     let stated = [header::CACHE_CONTROL, header::EXPIRES, header::PRAGMA];
     if let Some(fresh_for) = fresh_for
         && !stated.iter().any(|name| headers.contains_key(name))

@@ -20,7 +20,7 @@ pub(super) enum Failure {
     Unreachable { url: Url, why: String },
     /// An answer, or its next bytes, did not come.
     #[error(
-        "the package registry at {url} has sent nothing for {}; try again, or check the host's network",
+        "the package registry at {url} has not sent what was waited for within {}; try again, or check the host's network",
         humantime::format_duration(*after)
     )]
     Slow { url: Url, after: Duration },

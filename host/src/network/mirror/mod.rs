@@ -91,7 +91,7 @@ impl Default for Limits {
             answer: Duration::from_secs(12),
             idle: Duration::from_secs(30),
             grace: Duration::from_secs(20),
-            fetches: 32,
+            fetches: 64,
         }
     }
 }
@@ -143,6 +143,7 @@ impl Mirror {
             Arc::clone(&upstream),
             Arc::clone(&links),
             limits,
+            stop.clone(),
         );
         let downloads = Downloads::new(Arc::clone(&store), upstream, limits, stop.clone());
         Self {

@@ -45,7 +45,7 @@ pub(super) fn rewrite_json(links: &Links, url: &Url, body: &[u8]) -> serde_json:
     let mut rest: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body)?;
     let files: Vec<&RawValue> = match rest.get("files") {
         Some(files) => serde_json::from_str(files.get())?,
-        // The list of all projects.
+        // Nothing that leads anywhere.
         None => return Ok(body.to_vec()),
     };
     rest.remove("files");
@@ -313,5 +313,18 @@ mod tests {
         let wanted =
             "<a href=\"http://127.0.0.1:703/pypi/files/plain/https/files.example/d/a.whl\">a</a>";
         assert_eq!(String::from_utf8(out).expect("text"), wanted);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_page_breaks_it(
+            html in "(<a href=['\"]?|<base |https://files\\.example/|#sha256=|&amp;|<!--|[<>a-z/\"'= \u{0}é]){0,40}",
+            bytes: Vec<u8>,
+        ) {
+            let links = links();
+            rewrite_html(&links, &page(), html.as_bytes());
+            rewrite_html(&links, &page(), &bytes);
+            let _ = rewrite_json(&links, &page(), &bytes);
+        }
     }
 }

@@ -119,10 +119,9 @@ fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 
 fn simple(links: &Links, rest: &str, headers: &HeaderMap) -> Option<Wanted> {
     let index = links.registry(&Manager::Pip)?;
-    let url = match rest.strip_suffix('/').unwrap_or(rest) {
-        "" => index.clone(),
-        name => index.join(&format!("{}/", pypi::project(name)?)).ok()?,
-    };
+    // The list of all projects, tens of megabytes, is none: no install asks for it.
+    let name = pypi::project(rest.strip_suffix('/').unwrap_or(rest))?;
+    let url = index.join(&format!("{name}/")).ok()?;
     let json = accepts(headers, "application/vnd.pypi.simple.v1+json")
         || accepts(headers, "application/vnd.pypi.simple.latest+json");
     Some(Wanted {
@@ -235,7 +234,6 @@ mod tests {
     fn each_path_is_about_one_address() {
         let hex = "0".repeat(64);
         for (uri, wanted) in [
-            ("/pypi/simple/", "https://index.example/simple/"),
             ("/pypi/simple/Six/", "https://index.example/simple/six/"),
             ("/pypi/simple/a_b", "https://index.example/simple/a-b/"),
             (
@@ -264,6 +262,7 @@ mod tests {
             "/",
             "/pypi",
             "/pypi/simple",
+            "/pypi/simple/",
             "/pypi/simple/../",
             "/pypi/simple/a/b/",
             "/npm/",
@@ -314,5 +313,20 @@ mod tests {
             kind("pool/a/a_1.deb"),
             AptKind::Package("pool/a/a_1.deb".into())
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_address_is_below_a_registry(
+            path in "/(pypi/|simple/|files/|npm/|-/|plain/|sha256/|https/|http/|files\\.example|@|%2[fe]|\\.\\.|/|[a-z0-9?:]){0,12}",
+            proxied in "http://deb\\.example(:80)?/(debian|%2e%2e|\\.\\.|/|pool|[a-z?%]){0,8}",
+        ) {
+            for uri in [path, proxied] {
+                if uri.parse::<Uri>().is_ok() && let Some(url) = upstream(&uri) {
+                    let roots = ["https://index.example/", "https://files.example/", "https://npm.example/", "http://deb.example/debian/"];
+                    proptest::prop_assert!(roots.iter().any(|root| url.starts_with(root)), "{} {}", uri, url);
+                }
+            }
+        }
     }
 }

@@ -161,7 +161,11 @@ impl Upstream {
     fn may_follow(&self, first: &Url, next: &Url) -> bool {
         let secure =
             next.scheme() == "https" || (next.scheme() == "http" && first.scheme() == "http");
-        let known = self.hosts.contains(&authority(next)) || next.host_str() == first.host_str();
+        // On the same host only to the same port, or from http to https.
+        let same = next.host_str() == first.host_str()
+            && (next.port_or_known_default() == first.port_or_known_default()
+                || next.port_or_known_default() == Some(443));
+        let known = self.hosts.contains(&authority(next)) || same;
         secure && known && next.username().is_empty() && next.password().is_none()
     }
 

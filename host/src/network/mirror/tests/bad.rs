@@ -4,6 +4,8 @@
 //! Registries that lie, break off, wander, dawdle or are gone, folders that cannot be written to, and
 //! clients that go away.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::network::mirror::Failed;
 
@@ -269,5 +271,78 @@ async fn an_answer_that_is_no_index_is_told() {
         let answer = get(&mirror, &format!("/pypi/simple/{name}/")).await;
         assert_eq!(answer.status, 502);
         assert!(answer.text().contains(word), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn headers_beyond_reason_break_nothing() {
+    let upstream = Upstream::start(|_| {
+        let mut response = answer("text/html", "<html></html>");
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("age", "18446744073709551615"),
+            (
+                "cache-control",
+                "max-age=18446744073709551615, s-maxage=99999999999999999999",
+            ),
+            ("date", "Fri, 31 Dec 9999 23:59:59 GMT"),
+            ("expires", "Fri, 31 Dec 9999 23:59:59 GMT"),
+            ("last-modified", "Thu, 01 Jan 0000 00:00:00 GMT"),
+            ("vary", "accept, \u{e9}"),
+            ("etag", "\u{e9}"),
+        ] {
+            headers.insert(name, value.parse().expect("a value"));
+        }
+        response
+    })
+    .await;
+    let (mirror, _dir) = mirror(&upstream);
+    for _ in 0..3 {
+        assert_eq!(get(&mirror, "/pypi/simple/a/").await.status, 200);
+        assert_eq!(
+            get(&mirror, &format!("{}/debian/InRelease", upstream.root))
+                .await
+                .status,
+            200
+        );
+    }
+}
+
+/// What a client sees on the wire, whether the registry states a length or not.
+#[tokio::test]
+async fn a_client_over_http_sees_that_a_wrong_file_ends_too_soon() {
+    for stated in [true, false] {
+        let upstream = Upstream::start(move |_| {
+            let mut response = answer("application/zip", content(100_000));
+            if !stated {
+                let pieces = vec![content(50_000), content(50_000)];
+                *response.body_mut() = paced(pieces, Duration::from_millis(1));
+            }
+            response
+        })
+        .await;
+        let (mirror, _dir) = mirror(&upstream);
+        let file = file(&upstream, "a", &Digest::of(b"other"));
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let service = service_fn(|request: Request<Incoming>| async {
+            Ok::<_, std::convert::Infallible>(mirror.serve(request).await)
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let asking = async {
+            let request = format!("GET {file} HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.write_all(request.as_bytes()).await.expect("sent");
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.expect("ended");
+            got
+        };
+        let (served, got) = tokio::join!(serving, asking);
+        assert!(served.is_err(), "the connection was broken");
+        assert!(got.len() < 100_000 && !got.ends_with(b"\r\n0\r\n\r\n"));
+        let head = String::from_utf8_lossy(got.get(..400).unwrap_or(&got)).to_lowercase();
+        let begun = head.starts_with("http/1.1 200");
+        assert!(
+            !begun || head.contains("content-length: 100000") == stated,
+            "{head}"
+        );
     }
 }
