@@ -305,6 +305,8 @@ async fn carry<G: Guest>(
         outcome = copied => {
             if let Err(error) = outcome {
                 tracing::debug!(port, %error, "a connection to a forwarded port broke");
+                // Without it the client gets an end, as if all had come.
+                let _ = socket.set_zero_linger();
             }
         }
         () = used => {}
