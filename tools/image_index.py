@@ -4,8 +4,12 @@
 """The index of the image folder: what ``./dev images`` has built, for the crate waggle-images to read.
 
 image_index.py current DIR NAME KEY    exit 0 if NAME was built from KEY and its file is whole
-image_index.py put DIR NAME KEY FILE AGENT_SHA256    take FILE in as NAME; print its new name
+image_index.py put DIR NAME KEY FILE AGENT_SHA256 REGISTRIES    take FILE in as NAME; print its new name
+image_index.py record DIR NAME REGISTRIES    record what the package managers in NAME say
 image_index.py prune DIR    remove image files that neither this index nor the one before it names
+
+REGISTRIES is a file of lines MANAGER=URL, as images/recipes/registries.sh prints them. Only images that
+``./dev images`` built have them in the index: they widen what environments may reach.
 """
 
 import datetime
@@ -13,6 +17,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -20,6 +25,7 @@ import time
 VERSION = 1
 # A file that was just written may belong to a build whose index is not written yet.
 GRACE_SECONDS = 600
+REGISTRY = re.compile(r"[a-z]+(-[a-z]+)*=https?://[A-Za-z0-9.\-_~:/\[\]%]+")
 
 
 def load(path):
@@ -63,8 +69,29 @@ def current(folder, name, key):
     return file.is_file() and file.stat().st_size == entry["bytes"] and digest(file) == entry["sha256"]
 
 
-def put(folder, name, key, source, agent):
+def registries(path):
+    """The lines of a file of registries, each once."""
+    lines = {line.strip() for line in pathlib.Path(path).read_text().splitlines()} - {""}
+    for line in lines:
+        if not REGISTRY.fullmatch(line):
+            sys.exit(f"image_index.py: {path}: {line!r} is not like pip=https://pypi.example/simple/")
+    return sorted(lines)
+
+
+def record(folder, name, source):
+    found = registries(source)
+    index = load(folder / "index.json")
+    entry = index["images"].get(name)
+    if entry is None:
+        sys.exit(f"image_index.py: no image {name!r} to record registries of")
+    if entry.get("registries") != found:
+        entry["registries"] = found
+        write(folder / "index.json", index)
+
+
+def put(folder, name, key, source, agent, records):
     source = pathlib.Path(source)
+    found = registries(records)
     sha256 = digest(source)
     target = folder / f"{name}-{sha256[:16]}.erofs"
     os.chmod(source, 0o444)
@@ -80,6 +107,7 @@ def put(folder, name, key, source, agent):
         "agent_sha256": agent,
         "key": key,
         "previous": old["file"] if old and old["file"] != target.name else None,
+        "registries": found,
     }
     write(folder / "index.json", index)
     return target.name
@@ -102,6 +130,8 @@ def main():
         sys.exit(0 if current(folder, *rest) else 1)
     elif command == "put":
         print(put(folder, *rest))
+    elif command == "record":
+        record(folder, *rest)
     elif command == "prune":
         prune(folder)
     else:

@@ -6,6 +6,7 @@
 #   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst --pack + guest programs--> images/NAME-HASH.erofs
 #
 # A tree is made once for each content of its recipe; the guest programs are laid over it when it is packed.
+# What the package managers in it say of their registries lies beside it, in trees/NAME-KEY-KEY.registries.
 # Sourced by ./dev.
 
 ALL_IMAGES='base python node shell'
@@ -25,6 +26,25 @@ tree_key() {
 }
 
 tree_file() { printf '%s/%s-%s.tar.zst\n' "$TREES" "$1" "$(tree_key "$1")"; }
+
+# The records of a tree: asked anew when the tree or the question is another one.
+records_file() {
+    printf '%s/%s-%s-%s.registries\n' "$TREES" "$1" "$(tree_key "$1")" \
+        "$( (sha256_of "$RECIPES/registries.sh"; sha256_of "$ROOT/tools/ask-tree.sh") | sha256sum | cut -c1-8)"
+}
+
+# ask_tree NAME: the registries of a tree's package managers, beside the tree. The tree is unpacked for it, so that
+# one that an older ./dev made is asked as well.
+ask_tree() {
+    asked=$(mktemp "$TREES/.asked-XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -f '$asked'" EXIT
+    ask=$(cat "$ROOT/tools/ask-tree.sh")
+    question=$(cat "$RECIPES/registries.sh")
+    zstd -q -d -c "$(tree_file "$1")" | in_userns sh -c "$ask" ask-tree "$question" >"$asked"
+    grep -q = "$asked" || die "no package manager in image $1 said where it fetches from"
+    mv -f "$asked" "$(records_file "$1")"
+}
 
 # Debian's mirrors: those of the host if it is set up for the same suite, else Debian's own.
 mirror_lines() {
@@ -124,7 +144,7 @@ pack_image() {
     pack=$(cat "$staged/pack.sh")
     cat "$staged/tree.tar" "$staged/guest.tar" | in_userns sh -c "$pack" >"$packed"
     [ -s "$packed" ] || die "packing $1 gave an empty file"
-    "$(python)" "$ROOT/tools/image_index.py" put "$IMAGE_DIR" "$1" "$2" "$packed" "$3"
+    "$(python)" "$ROOT/tools/image_index.py" put "$IMAGE_DIR" "$1" "$2" "$packed" "$3" "$(records_file "$1")"
 }
 
 # build_images [--rebuild] [NAME...]
@@ -151,17 +171,20 @@ build_images() {
     agent_sha=$(sha256_of "$GUEST_OUT/waggle-guest")
     guest_key=$(guest_key)
     base_tree=$(tree_file base)
-    case "$rebuild $wanted " in 1*' base '*) rm -f "$base_tree" ;; esac
+    case "$rebuild $wanted " in 1*' base '*) rm -f "$base_tree" "$(records_file base)" ;; esac
     [ -f "$base_tree" ] || step "package tree of image base" make_tree base
     base_sha=$(sha256_of "$base_tree")
     for image in $wanted; do
         tree=$(tree_file "$image")
         if [ "$image" != base ]; then
-            [ -z "$rebuild" ] || rm -f "$tree"
+            [ -z "$rebuild" ] || rm -f "$tree" "$(records_file "$image")"
             [ -f "$tree" ] || step "package tree of image $image" make_tree "$image" "$base_tree"
         fi
+        records=$(records_file "$image")
+        [ -f "$records" ] || step "registries of image $image" ask_tree "$image"
         key=$( (sha256_of "$ROOT/tools/pack-erofs.sh"; sha256_of "$tree"; echo "$guest_key") | sha256sum | cut -c1-16)
         if "$(python)" "$ROOT/tools/image_index.py" current "$IMAGE_DIR" "$image" "$key"; then
+            "$(python)" "$ROOT/tools/image_index.py" record "$IMAGE_DIR" "$image" "$records"
             say "    image $image is current"
         else
             step "EROFS root of image $image" pack_image "$image" "$key" "$agent_sha" "$guest_key"
@@ -175,10 +198,12 @@ build_images() {
 # Trees of older recipes, and what an interrupted run left.
 prune_trees() {
     find "$CACHE" -maxdepth 1 -name 'work-*' -mmin +120 -exec rm -rf {} +
-    for old in "$TREES"/*.tar.zst; do
+    find "$TREES" -maxdepth 1 -name '.asked-*' -mmin +120 -exec rm -f {} +
+    for old in "$TREES"/*.tar.zst "$TREES"/*.registries; do
         stem=${old##*/}
+        name=${stem%%-*}
         case " $ALL_IMAGES " in
-        *" ${stem%-*} "*) [ "$old" = "$(tree_file "${stem%-*}")" ] || rm -f "$old" ;;
+        *" $name "*) [ "$old" = "$(tree_file "$name")" ] || [ "$old" = "$(records_file "$name")" ] || rm -f "$old" ;;
         esac
     done
 }

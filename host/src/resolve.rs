@@ -118,10 +118,6 @@ fn words(command: &[&str]) -> Vec<ByteBuf> {
         .collect()
 }
 
-fn with(program: &ByteBuf, arguments: &[&str]) -> Vec<ByteBuf> {
-    [vec![program.clone()], words(arguments)].concat()
-}
-
 /// The interpreter for `language`. `venv` says that packages were installed into [`VENV`].
 #[must_use]
 pub fn interpreter(
@@ -142,51 +138,154 @@ pub fn interpreter(
 }
 
 fn words_or(found: Option<&ByteBuf>, default: &str) -> Vec<ByteBuf> {
-    found.map_or_else(|| words(&[default]), |path| with(path, &[]))
+    found.map_or_else(|| words(&[default]), |path| vec![path.clone()])
 }
 
-/// The command to which package names are appended, and whom it runs as.
+/// Whose words an installer speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Python's.
+    Pip,
+    /// Node's.
+    Npm,
+    /// Debian's.
+    Apt,
+    /// Alpine's.
+    Apk,
+    /// Fedora's, and its predecessor.
+    Dnf,
+    /// SUSE's.
+    Zypper,
+    /// An operator's own.
+    Unknown,
+}
+
+/// How packages are installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installer {
+    /// The command, to which package names are appended.
+    pub command: Vec<ByteBuf>,
+    /// Whom it runs as.
+    pub user: User,
+    /// Whose words it speaks.
+    pub dialect: Dialect,
+    /// It is the operator's choice, and to be run as it is.
+    pub chosen: bool,
+}
+
+/// How packages are installed for `runtime`. `venv` says that those of Python go into [`VENV`].
 #[must_use]
 pub fn installer(
     runtime: Runtime,
     overrides: &Overrides,
     found: &Capabilities,
     venv: bool,
-) -> (Vec<ByteBuf>, User) {
+) -> Installer {
     if let Some(command) = overrides.get(runtime, Purpose::Install) {
         let user = if runtime == Runtime::Shell {
             User::Root
         } else {
             User::Sandbox
         };
-        return (command, user);
+        return Installer {
+            dialect: dialect_of(&command),
+            command,
+            user,
+            chosen: true,
+        };
     }
+    let own = |command: Vec<ByteBuf>, dialect| Installer {
+        command,
+        user: User::Sandbox,
+        dialect,
+        chosen: false,
+    };
     match runtime {
-        Runtime::Python if venv => (
-            words(&[&format!("{VENV}/bin/pip"), "install"]),
-            User::Sandbox,
+        Runtime::Python if venv => own(
+            words(&[&format!("{VENV}/bin/python"), "-m", "pip", "install"]),
+            Dialect::Pip,
         ),
-        Runtime::Python => match &found.pip {
-            Some(pip) => (with(pip, &["install"]), User::Sandbox),
-            None => (words(&["pip", "install"]), User::Sandbox),
-        },
-        Runtime::Node => match &found.npm {
-            Some(npm) => (with(npm, &["install", "-g"]), User::Sandbox),
-            None => (words(&["npm", "install", "-g"]), User::Sandbox),
-        },
-        Runtime::Shell => (system_installer(&found.package_managers), User::Root),
+        Runtime::Python => {
+            let pip = words_or(found.pip.as_ref(), "pip");
+            own([pip, words(&["install"])].concat(), Dialect::Pip)
+        }
+        Runtime::Node => {
+            let npm = words_or(found.npm.as_ref(), "npm");
+            own([npm, words(&["install", "-g"])].concat(), Dialect::Npm)
+        }
+        Runtime::Shell => system_installer(&found.package_managers),
     }
 }
 
-fn system_installer(managers: &[PackageManager]) -> Vec<ByteBuf> {
-    match managers.first() {
-        Some(PackageManager::AptGet) => {
-            words(&["apt-get", "install", "-y", "--no-install-recommends"])
-        }
-        Some(PackageManager::Dnf) => words(&["dnf", "install", "-y"]),
-        Some(PackageManager::Yum) => words(&["yum", "install", "-y"]),
-        Some(PackageManager::Zypper) => words(&["zypper", "--non-interactive", "install"]),
-        Some(PackageManager::Apk) | None => words(&["apk", "add", "--no-cache"]),
+/// How the system's packages are installed, by the first of its package managers.
+#[must_use]
+pub fn system_installer(managers: &[PackageManager]) -> Installer {
+    let (command, dialect) = match managers.first() {
+        Some(PackageManager::AptGet) => (
+            apt(&["install", "-y", "--no-install-recommends"]),
+            Dialect::Apt,
+        ),
+        Some(PackageManager::Dnf) => (words(&["dnf", "install", "-y"]), Dialect::Dnf),
+        Some(PackageManager::Yum) => (words(&["yum", "install", "-y"]), Dialect::Dnf),
+        Some(PackageManager::Zypper) => (
+            words(&["zypper", "--non-interactive", "install"]),
+            Dialect::Zypper,
+        ),
+        Some(PackageManager::Apk) | None => (words(&["apk", "add", "--no-cache"]), Dialect::Apk),
+    };
+    Installer {
+        command,
+        user: User::Root,
+        dialect,
+        chosen: false,
+    }
+}
+
+/// apt-get as a program that asks nothing, waits for others of its kind for a while, and takes a name for
+/// nothing but a name (one with a dot that it does not know would else be a pattern).
+fn apt(arguments: &[&str]) -> Vec<ByteBuf> {
+    let options = [
+        "apt-get",
+        "-q",
+        "-o",
+        "DPkg::Lock::Timeout=60",
+        "-o",
+        "Dpkg::Options::=--force-confdef",
+        "-o",
+        "Dpkg::Options::=--force-confold",
+        "-o",
+        "Dpkg::Use-Pty=0",
+        "-o",
+        "APT::Cmd::Pattern-Only=true",
+    ];
+    [words(&options), words(arguments)].concat()
+}
+
+/// What brings apt's lists of packages up to date, as root. A list that cannot be fetched is an error.
+#[must_use]
+pub fn update_lists() -> Vec<ByteBuf> {
+    apt(&["-o", "APT::Update::Error-Mode=any", "update"])
+}
+
+/// What makes [`VENV`], as `sandbox`.
+#[must_use]
+pub fn make_venv(found: &Capabilities) -> Vec<ByteBuf> {
+    let python = words_or(found.python.as_ref(), "python3");
+    [python, words(&["-m", "venv", VENV])].concat()
+}
+
+/// What an operator's installer is, by its program's name.
+fn dialect_of(command: &[ByteBuf]) -> Dialect {
+    let program = command.first().map_or(&b""[..], |word| word.as_ref());
+    let name = program.rsplit(|byte| *byte == b'/').next();
+    match name.unwrap_or_default() {
+        [b'p', b'i', b'p', ..] => Dialect::Pip,
+        b"npm" => Dialect::Npm,
+        b"apt" | b"apt-get" => Dialect::Apt,
+        b"apk" => Dialect::Apk,
+        b"dnf" | b"dnf5" | b"microdnf" | b"yum" => Dialect::Dnf,
+        b"zypper" => Dialect::Zypper,
+        _ => Dialect::Unknown,
     }
 }
 
@@ -241,26 +340,48 @@ mod tests {
 
     #[test]
     fn each_runtime_installs_its_own_way() {
-        let install = |runtime, found: &Capabilities| {
-            let (command, user) = installer(runtime, &Overrides::default(), found, false);
-            (text(&command), user)
+        let install = |runtime, found: &Capabilities, venv| {
+            let installer = installer(runtime, &Overrides::default(), found, venv);
+            (text(&installer.command), installer.user, installer.dialect)
         };
         assert_eq!(
-            install(Runtime::Python, &found()),
-            ("/usr/bin/pip3 install".into(), User::Sandbox)
+            install(Runtime::Python, &found(), false),
+            ("/usr/bin/pip3 install".into(), User::Sandbox, Dialect::Pip)
         );
+        let (venv, ..) = install(Runtime::Python, &found(), true);
+        assert_eq!(venv, "/home/sandbox/venv/bin/python -m pip install");
         let nothing = Capabilities::default();
         assert_eq!(
-            install(Runtime::Node, &nothing),
-            ("npm install -g".into(), User::Sandbox)
+            install(Runtime::Node, &nothing, false),
+            ("npm install -g".into(), User::Sandbox, Dialect::Npm)
         );
         assert_eq!(
-            install(Runtime::Shell, &nothing),
-            ("apk add --no-cache".into(), User::Root)
+            install(Runtime::Shell, &nothing, false),
+            ("apk add --no-cache".into(), User::Root, Dialect::Apk)
         );
-        let (apt, user) = install(Runtime::Shell, &found());
-        assert!(apt.starts_with("apt-get install -y"), "{apt}");
+        let (apt, user, _) = install(Runtime::Shell, &found(), false);
+        assert!(
+            apt.starts_with("apt-get ") && apt.contains(" install -y"),
+            "{apt}"
+        );
         assert_eq!(user, User::Root);
+    }
+
+    #[test]
+    fn an_operators_installer_is_run_as_it_is() {
+        for (text_of, dialect) in [
+            ("/opt/bin/pip3.12 install -q", Dialect::Pip),
+            ("/usr/bin/apt-get install", Dialect::Apt),
+            ("/opt/get", Dialect::Unknown),
+        ] {
+            let mut overrides = Overrides::default();
+            let command = Override::parse(text_of, Purpose::Install).expect("acceptable");
+            overrides.set(Runtime::Shell, Purpose::Install, command);
+            let installer = installer(Runtime::Shell, &overrides, &found(), false);
+            assert_eq!(text(&installer.command), text_of);
+            assert_eq!((installer.dialect, installer.chosen), (dialect, true));
+            assert_eq!(installer.user, User::Root);
+        }
     }
 
     #[test]

@@ -48,6 +48,15 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_MAX_EXEC_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub max_exec_timeout: Duration,
 
+    /// How long `install_packages` may take, all its steps together
+    #[arg(long, env = "WAGGLE_INSTALL_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub install_timeout: Duration,
+
+    /// File of PEM certificates of authorities that this host and its guests trust [default: the
+    /// system's store]
+    #[arg(long, env = "WAGGLE_CA_BUNDLE")]
+    pub ca_bundle: Option<PathBuf>,
+
     /// Most output of one `execute`, in MiB; a program that prints more is killed
     #[arg(long, env = "WAGGLE_MAX_OUTPUT_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_output_mb: u32,
@@ -68,6 +77,36 @@ pub struct Settings {
     /// Where the images are [default: `waggle/images` in the user's cache]
     #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
     pub image_cache_dir: Option<PathBuf>,
+
+    /// Whether the host keeps what pip, npm and apt fetch, for all environments
+    #[arg(long, env = "WAGGLE_PACKAGE_MIRROR", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    pub package_mirror: bool,
+
+    /// Where it is kept; may be shared by servers [default: `packages` in the data folder]
+    #[arg(long, env = "WAGGLE_PACKAGE_CACHE_DIR")]
+    pub package_cache_dir: Option<PathBuf>,
+
+    /// Most of it, in MiB; what was not used for the longest goes first
+    #[arg(long, env = "WAGGLE_PACKAGE_CACHE_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub package_cache_mb: u32,
+
+    /// What environments may reach: `packages` (the package registries), `none`, or `all` that is public
+    #[arg(long, env = "WAGGLE_NETWORK", default_value = "packages")]
+    pub network: String,
+
+    /// What they may reach as well, separated by commas (like example.com, example.com:443,
+    /// *.example.com, 192.0.2.0/24, [2001:db8::1]:80)
+    #[arg(long, env = "WAGGLE_NETWORK_ALLOW", default_value = "")]
+    pub network_allow: String,
+
+    /// What `packages` stands for, separated by commas: MANAGER=URL or entries as above [default: what
+    /// the package managers in the images use]
+    #[arg(long, env = "WAGGLE_NETWORK_PACKAGES")]
+    pub network_packages: Option<String>,
+
+    /// Most bytes that one environment may move, both ways together, in MiB; 0: no limit
+    #[arg(long, env = "WAGGLE_NETWORK_MAX_MB", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub network_max_mb: u32,
 
     /// Image of the runtime python
     #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "python")]
@@ -158,6 +197,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(format!("{other:?} is neither on nor off")),
+    }
+}
+
 fn accelerator(text: &str) -> Result<AcceleratorChoice, String> {
     match text {
         "auto" => Ok(AcceleratorChoice::Auto),
@@ -206,6 +253,30 @@ impl Settings {
             Some(folder) => Ok(folder.clone()),
             None => Ok(default_dir()?.join("images")),
         }
+    }
+
+    /// Where packages are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::NoHome`].
+    pub fn package_cache_dir(&self) -> Result<PathBuf, SettingsError> {
+        match &self.package_cache_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(self.data_dir()?.join("packages")),
+        }
+    }
+
+    /// Most bytes of packages that are kept.
+    #[must_use]
+    pub fn package_cache_bytes(&self) -> u64 {
+        u64::from(self.package_cache_mb) * 1024 * 1024
+    }
+
+    /// Most bytes that one environment may move.
+    #[must_use]
+    pub fn network_max_bytes(&self) -> Option<u64> {
+        (self.network_max_mb > 0).then(|| u64::from(self.network_max_mb) * 1024 * 1024)
     }
 
     /// The name of `runtime`'s image.
@@ -348,7 +419,10 @@ mod tests {
         assert_eq!(settings.boot_timeout, Duration::from_secs(120));
         assert_eq!(settings.default_exec_timeout, Duration::from_secs(30));
         assert_eq!(settings.max_exec_timeout, Duration::from_secs(300));
+        assert_eq!(settings.install_timeout, Duration::from_secs(300));
         assert_eq!(settings.reaper_interval, Duration::from_secs(60));
+        assert!(settings.package_mirror);
+        assert_eq!(settings.package_cache_bytes(), 4 << 30);
     }
 
     #[test]
@@ -359,6 +433,8 @@ mod tests {
             ["--boot-timeout", "soon"],
             ["--boot-timeout", "0s"],
             ["--accelerator", "hvf"],
+            ["--package-mirror", "maybe"],
+            ["--package-cache-mb", "1"],
             ["--listen-addr", "localhost"],
             ["--allowed-hosts", "http://x"],
         ] {
@@ -378,6 +454,20 @@ mod tests {
             .expect_err("above the maximum")
             .to_string();
         assert!(error.contains("10m") && error.contains("5m"), "{error}");
+    }
+
+    #[test]
+    fn packages_are_kept_in_the_data_folder_or_where_the_operator_says() {
+        let folder = |arguments: &[&str]| {
+            let settings = parse(arguments).expect("flags").settings;
+            settings.package_cache_dir().expect("a folder")
+        };
+        let kept = folder(&["--data-dir", "/d"]);
+        assert_eq!(kept, PathBuf::from("/d/packages"));
+        let kept = folder(&["--data-dir", "/d", "--package-cache-dir", "/p"]);
+        assert_eq!(kept, PathBuf::from("/p"));
+        let off = parse(&["--package-mirror", "off"]).expect("a flag");
+        assert!(!off.settings.package_mirror);
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     /// The file's SHA-256, in lower-case hexadecimal.
     pub(crate) sha256: String,
+    /// The registries of its package managers, `MANAGER=URL`. Only `./dev images` records them: of an
+    /// image of another origin there are none, so that it never widens what environments may reach.
+    #[serde(default)]
+    pub(crate) registries: Vec<String>,
 }
 
 /// Only the version: read first, so that a later format is reported as such and not as damage.
@@ -92,6 +96,7 @@ mod tests {
             file: "base-1.erofs".to_owned(),
             bytes: 4096,
             sha256: "ab".to_owned(),
+            registries: Vec::new(),
         };
         assert_eq!(index.images.get("base"), Some(&expected));
     }

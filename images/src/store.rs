@@ -6,6 +6,7 @@
 //! All calls block on the local file system. [`ImageStore::resolve`] reads the index and the first
 //! bytes of one file (well under a millisecond); [`ImageStore::verify`] reads the whole image.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -85,6 +86,17 @@ impl ImageStore {
             expected: image.sha256,
             found,
         })
+    }
+
+    /// What the package managers in the images say of their registries, `MANAGER=URL`: of all images
+    /// that `./dev images` built, sorted, each once. Not checked.
+    ///
+    /// # Errors
+    /// What is wrong with the index.
+    pub fn registries(&self) -> Result<Vec<String>, ImageError> {
+        let images = self.read_index()?.images.into_values();
+        let all: BTreeSet<String> = images.flat_map(|entry| entry.registries).collect();
+        Ok(all.into_iter().collect())
     }
 
     /// The image and its file, opened and rewound.
@@ -275,6 +287,23 @@ mod tests {
             store.resolve("base").unwrap().path,
             dir.path().join("base-2.erofs")
         );
+    }
+
+    #[test]
+    fn registries_are_those_of_all_images_each_once() {
+        let (dir, store) = store();
+        assert!(store.registries().unwrap().is_empty());
+        let image = |name: &str, registries: &str| {
+            let entry =
+                entry("base-1.erofs").replace('}', &format!(r#","registries":[{registries}]}}"#));
+            format!(r#""{name}":{entry}"#)
+        };
+        let one = image("a", r#""pip=https://b.example/","apt=http://a.example/""#);
+        let other = image("b", r#""apt=http://a.example/""#);
+        let foreign = format!(r#""c":{}"#, entry("base-1.erofs"));
+        write_index(dir.path(), &format!("{one},{other},{foreign}"));
+        let expected = ["apt=http://a.example/", "pip=https://b.example/"];
+        assert_eq!(store.registries().unwrap(), expected);
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub(super) struct CreateEnvironment {
     /// Minutes without any call after which the environment is destroyed. Default: 30.
     #[schemars(range(min = 1, max = 60))]
     pub(super) timeout_minutes: Option<u32>,
+    /// What its programs may reach, of what the server permits (the default): none, packages (the
+    /// package registries), all, or a comma-separated list like example.com:443, *.example.org,
+    /// 192.0.2.0/24.
+    #[schemars(length(min = 1, max = 8192))]
+    pub(super) network: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -123,8 +128,12 @@ pub(super) struct Process {
 pub(super) struct InstallPackages {
     /// Id from `create_environment`.
     pub(super) environment_id: String,
-    /// Package names separated by spaces, with versions if needed: `requests pandas==2.2.*`.
+    /// Names separated by spaces, with versions if needed: `requests pandas[excel]==2.2.*` (pip),
+    /// `@types/node@20` (npm), `jq curl=7.88.1-10` (apt). No options, URLs or files.
     pub(super) packages: String,
+    /// Seconds after which the installation is killed.
+    #[schemars(range(min = 1))]
+    pub(super) timeout_seconds: Option<u64>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -73,7 +73,9 @@ impl Name {
                 "Create an environment",
                 "Boots an isolated computer (a microVM with its own kernel) and returns its \
                  environment_id. It lives until destroy_environment is called or no tool has used \
-                 it for timeout_minutes; then everything in it is lost. It has no network.",
+                 it for timeout_minutes; then everything in it is lost. \
+                 Its programs reach the outside only through a proxy that is set up for them, and only what \
+                 the result's network says.",
                 hints(false, false, false),
             ),
             Self::DestroyEnvironment => tool::<arguments::DestroyEnvironment, results::Destroyed>(
@@ -116,9 +118,11 @@ impl Name {
             Self::InstallPackages => tool::<arguments::InstallPackages, results::Installed>(
                 self,
                 "Install packages",
-                "Installs packages with the environment's own manager: pip for python, npm for \
-                 node, the system's for shell. They stay until the environment is destroyed. Look \
-                 at exit_code: it is not 0 if the manager failed.",
+                "Installs packages with the environment's own manager: pip for python, npm (globally) \
+                 for node, the system's (apt and the like, as root) for shell. Package lists are \
+                 brought up to date by itself; where Python is externally managed, a virtual \
+                 environment is made that execute then uses. Returns what was installed, with \
+                 versions. They stay until the environment is destroyed.",
                 hints(false, false, true).open_world(true),
             ),
             Self::WriteFile => tool::<arguments::WriteFile, results::Written>(
@@ -202,6 +206,10 @@ pub(super) fn tools(settings: &Settings) -> Vec<Tool> {
                     told.unwrap_or_default()
                 );
                 timeout.insert("description".to_owned(), told.into());
+            } else if name == Name::InstallPackages {
+                let max = settings.install_timeout.as_secs().max(1);
+                timeout.insert("maximum".to_owned(), max.into());
+                timeout.insert("default".to_owned(), max.into());
             } else {
                 timeout.insert("maximum".to_owned(), max.into());
             }

@@ -33,8 +33,8 @@ use rmcp::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::service::{
-    Call, CreateRequest, ExecuteRequest, Execution, ForwardRequest, ReadFrom, Service,
-    ServiceError, Until,
+    Call, CreateRequest, ExecuteRequest, Execution, ForwardRequest, Installation, ReadFrom,
+    Service, ServiceError, Until,
 };
 use arguments::{
     CreateEnvironment, DestroyEnvironment, Execute, ForwardPort, InstallPackages, ListEnvironments,
@@ -125,11 +125,13 @@ impl Handler {
             runtime,
             name,
             timeout_minutes,
+            network,
         } = parse(arguments)?;
         let request = CreateRequest {
             runtime,
             name,
             timeout_minutes,
+            network,
         };
         success(&results::Created::from(self.service.create(request).await?))
     }
@@ -248,13 +250,18 @@ impl Handler {
         let InstallPackages {
             environment_id,
             packages,
+            timeout_seconds,
         } = parse(arguments)?;
-        let installed = self
+        let Installation {
+            executed,
+            installed,
+            guidance,
+        } = self
             .service
-            .install_packages(&environment_id, &packages, call)
+            .install_packages(&environment_id, &packages, timeout_seconds, call)
             .await?;
-        let guidance = installed.end.guidance(false);
-        guided(success(&results::Installed::from(installed))?, guidance)
+        let result = success(&results::Installed::new(executed, installed))?;
+        guided(result, guidance)
     }
 }
 

@@ -30,6 +30,8 @@ struct Newest {
     unfinished: Vec<u8>,
     /// The newest line that is not blank, likewise.
     line: Vec<u8>,
+    /// What the call is about, if it has several parts.
+    stage: &'static str,
 }
 
 impl Call {
@@ -38,20 +40,35 @@ impl Call {
         self.newest().push(bytes);
     }
 
+    /// The call comes to its next part.
+    pub(super) fn stage(&self, stage: &'static str) {
+        *self.newest() = Newest {
+            stage,
+            ..Newest::default()
+        };
+    }
+
     /// From now on tells what `other` does.
     pub(super) fn follow(&self, other: &Arc<Self>) {
         // A call waits for one program only.
         let _ = self.followed.set(Arc::clone(other));
     }
 
-    /// The newest line that is not empty, shortened; an unfinished one counts.
+    /// The newest line that is not empty, shortened; an unfinished one counts. In a call of several
+    /// parts, behind what the present one is.
     #[must_use]
     pub fn newest_line(&self) -> String {
         if let Some(other) = self.followed.get() {
             return other.newest_line();
         }
-        let line = lossy(self.newest().line.trim_ascii());
-        line.chars().filter(|c| !c.is_control()).collect()
+        let newest = self.newest();
+        let line = lossy(newest.line.trim_ascii());
+        let line: String = line.chars().filter(|c| !c.is_control()).collect();
+        match (newest.stage, line.is_empty()) {
+            ("", _) => line,
+            (stage, true) => stage.to_owned(),
+            (stage, false) => format!("{stage}: {line}"),
+        }
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
@@ -109,6 +126,17 @@ mod tests {
         second.follow(&first);
         first.printed(b"shared\n");
         assert_eq!(second.newest_line(), "shared");
+    }
+
+    #[test]
+    fn a_part_is_told_before_its_newest_line() {
+        let call = Call::default();
+        call.stage("updating package lists");
+        assert_eq!(call.newest_line(), "updating package lists");
+        call.printed(b"Hit:1\n");
+        assert_eq!(call.newest_line(), "updating package lists: Hit:1");
+        call.stage("installing");
+        assert_eq!(call.newest_line(), "installing");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Service {
                 extension: resolve::extension(language).to_owned(),
                 code: validate::code(request.code)?,
             },
-            env: validate::env(request.env)?,
+            env: lease.live.variables(validate::env(request.env)?),
             directory: directory.map(validate::path).transpose()?,
             user: request.user.into(),
             deadline_ms: limit.map(milliseconds),

@@ -1,104 +1,409 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Installing packages by the environment's own installer.
+//! Installing packages by the environment's own package manager, with what it takes to make that work:
+//! lists brought up to date first, a virtual environment where the system's Python refuses (PEP 668).
+//!
+//! Invariants: all of a call happens within one deadline. In one environment one call installs at a
+//! time; others wait, since package managers do not run side by side.
 
-use std::sync::atomic::Ordering;
+mod report;
+
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_bytes::ByteBuf;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use waggle_protocol::message::{EnvVar, Program, User};
+use waggle_protocol::message::{
+    Capabilities, EnvVar, FileKind, ListFiles, PackageManager, Program, ReadFile, User,
+};
 
 use super::{
-    Call, Live, Service, ServiceError,
-    run::{Executed, Job},
+    Call, Live, Service, ServiceError, packages,
+    run::{End, Ended, Executed, Job},
     validate,
 };
 use crate::{
     environment::{Runtime, store::Lease},
-    resolve::{self, Purpose, VENV},
+    resolve::{self, Dialect, Installer, Purpose, VENV},
+    session::{LinkError, capture::lossy},
 };
+pub use report::Package;
+use report::Trouble;
+
+/// After how long apt's lists are brought up to date again.
+const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where apt keeps them.
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// Most entries of that folder that are looked at.
+const LISTS_MAX: u32 = 1000;
+
+/// Most bytes of a manager's output that are searched for what it installed.
+const OUTPUT_READ_MAX: u64 = 4 * 1024 * 1024;
+
+/// The least time that a step gets, so that it ends as one that took too long and not as none.
+const STEP_MIN: Duration = Duration::from_millis(100);
+
+/// What became of a call.
+#[derive(Debug)]
+pub struct Installation {
+    /// What the package manager said last, and how it ended.
+    pub executed: Executed,
+    /// What it installed, as far as it tells; empty if nothing changed.
+    pub installed: Vec<Package>,
+    /// What went wrong and what to do about it, if anything did.
+    pub guidance: Option<String>,
+}
+
+/// What an environment remembers from one installation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Installs {
+    /// When apt's lists were brought up to date here.
+    lists_at: Option<Instant>,
+}
 
 impl Service {
-    /// Installs packages by the environment's own installer.
+    /// Installs packages by the environment's own package manager.
     ///
-    /// Where the image's Python refuses (PEP 668), a virtual environment is made and used from then
-    /// on, also by [`Service::execute`]. Dropping the future kills the installer.
+    /// Where the image's Python refuses (PEP 668), a virtual environment is used from then on, also by
+    /// [`Service::execute`]. Dropping the future kills the manager.
     ///
     /// # Errors
     ///
-    /// [`ServiceError`] if the installer was not run, or if its outcome is not known.
+    /// [`ServiceError`] if the manager was not run, or if its outcome is not known.
     pub async fn install_packages(
         &self,
         environment_id: &str,
         packages: &str,
+        timeout_seconds: Option<u64>,
         call: &Call,
-    ) -> Result<Executed, ServiceError> {
+    ) -> Result<Installation, ServiceError> {
         let lease = self.lease(environment_id)?;
-        let runtime = lease.environment.runtime;
-        let names = validate::packages(packages, runtime)?;
-        let used_venv = lease.live.uses_venv();
-        let first = self.install(&lease, &names, used_venv, call).await?;
-        // What was installed may be an interpreter, or an installer.
+        let names = packages::packages(packages, lease.environment.runtime)?;
+        let limit = match timeout_seconds {
+            Some(given) => validate::timeout_seconds(given, self.settings.install_timeout)?,
+            None => self.settings.install_timeout,
+        };
+        let deadline = Instant::now() + limit;
+        call.stage("waiting for another installation");
+        let installing = timeout(limit, lease.live.installing.lock());
+        let mut installs = installing
+            .await
+            .map_err(|_| ServiceError::InstallerBusy(limit))?;
+        let mark = lease.live.network_mark();
+        let mut work = Work {
+            service: self,
+            lease: &lease,
+            call,
+            names: &names,
+            deadline,
+            installs: &mut installs,
+        };
+        let (mut executed, dialect) = work.install().await?;
+        // Of all its steps, not only of the last.
+        executed.network_refused = lease.live.refused_since(mark);
+        // What was installed may be an interpreter, or a package manager.
         lease.live.session.forget_capabilities();
-        let refused = runtime == Runtime::Python
-            && first.end.exit_code != Some(0)
-            && first.stderr.contains("externally-managed-environment");
+        let installed = work.installed(&executed, dialect).await;
+        let guidance = guidance(&executed);
+        Ok(Installation {
+            executed,
+            installed,
+            guidance,
+        })
+    }
+}
+
+/// One call.
+struct Work<'a> {
+    service: &'a Service,
+    lease: &'a Lease<Live>,
+    call: &'a Call,
+    names: &'a [ByteBuf],
+    deadline: Instant,
+    installs: &'a mut Installs,
+}
+
+impl Work<'_> {
+    /// The outcome of the step that decided, and who speaks in it.
+    async fn install(&mut self) -> Result<(Executed, Dialect), ServiceError> {
+        let runtime = self.lease.environment.runtime;
+        let chosen = self.service.overrides.has(runtime, Purpose::Install);
+        let found = self.lease.live.session.capabilities().await;
+        let python = runtime == Runtime::Python && !chosen;
+        // A Python without pip may still make a virtual environment that has one.
+        if python
+            && found.pip.is_none()
+            && found.python_venv
+            && !self.lease.live.uses_venv()
+            && let Some(failed) = self.prepare_venv(&found).await?
+        {
+            return Ok((failed, Dialect::Unknown));
+        }
+        let installer = self.installer(&found);
+        let dialect = installer.dialect;
+        let mut updated = false;
+        if dialect == Dialect::Apt
+            && let Some(lists) = self.old_lists().await?
+        {
+            let update = self.update_lists().await?;
+            // With old lists a package may still be found.
+            if !succeeded(&update) && lists == OldLists::None {
+                return Ok((update, dialect));
+            }
+            updated = true;
+        }
+        let first = self.run_installer(&installer).await?;
+        if succeeded(&first) {
+            return Ok((first, dialect));
+        }
+        if dialect == Dialect::Apt && !updated && report::lists_are_stale(&said(&first)) {
+            let update = self.update_lists().await?;
+            if succeeded(&update) {
+                return Ok((self.run_installer(&installer).await?, dialect));
+            }
+        }
         // An installer that the operator chose is the operator's to mend.
-        if !refused || used_venv || self.overrides.has(runtime, Purpose::Install) {
-            return Ok(first);
+        if python && !self.lease.live.uses_venv() && report::is_externally_managed(&said(&first)) {
+            if let Some(failed) = self.prepare_venv(&found).await? {
+                return Ok((failed, Dialect::Unknown));
+            }
+            let installer = self.installer(&found);
+            return Ok((self.run_installer(&installer).await?, dialect));
         }
-        let make = [b"python3".as_slice(), b"-m", b"venv", VENV.as_bytes()];
-        let make = Program::Command(make.into_iter().map(ByteBuf::from).collect());
-        let made = self
-            .run_installer(&lease, make, User::Sandbox, Vec::new(), call)
-            .await?;
-        if made.end.exit_code != Some(0) {
-            return Ok(made);
-        }
-        lease.live.venv.store(true, Ordering::Release);
-        self.install(&lease, &names, true, call).await
+        Ok((first, dialect))
     }
 
-    async fn install(
-        &self,
-        lease: &Lease<Live>,
-        names: &[ByteBuf],
-        venv: bool,
-        call: &Call,
-    ) -> Result<Executed, ServiceError> {
-        let (mut command, user) = resolve::installer(
-            lease.environment.runtime,
-            &self.overrides,
-            &lease.live.session.capabilities().await,
-            venv,
-        );
-        command.extend_from_slice(names);
-        let variable = |name: &str, value: &str| EnvVar {
+    fn installer(&self, found: &Capabilities) -> Installer {
+        resolve::installer(
+            self.lease.environment.runtime,
+            &self.service.overrides,
+            found,
+            self.lease.live.uses_venv(),
+        )
+    }
+
+    async fn run_installer(&self, installer: &Installer) -> Result<Executed, ServiceError> {
+        self.call.stage("installing");
+        let command = [installer.command.as_slice(), self.names].concat();
+        self.run(command, installer.user).await
+    }
+
+    /// Makes [`VENV`], if it is not there, and has it used from now on. What failed, if anything did.
+    async fn prepare_venv(
+        &mut self,
+        found: &Capabilities,
+    ) -> Result<Option<Executed>, ServiceError> {
+        if !self.has_venv().await? {
+            self.call.stage("making a virtual environment");
+            let mut made = self.run(resolve::make_venv(found), User::Sandbox).await?;
+            let apt = found.package_managers.contains(&PackageManager::AptGet);
+            if !succeeded(&made) && apt && report::lacks_venv(&said(&made)) {
+                let added = self.add_venv_package().await?;
+                if !succeeded(&added) {
+                    return Ok(Some(added));
+                }
+                self.call.stage("making a virtual environment");
+                made = self.run(resolve::make_venv(found), User::Sandbox).await?;
+            }
+            if !succeeded(&made) {
+                return Ok(Some(made));
+            }
+        }
+        self.lease.live.use_venv();
+        Ok(None)
+    }
+
+    async fn has_venv(&self) -> Result<bool, ServiceError> {
+        let request = ReadFile {
+            path: ByteBuf::from(format!("{VENV}/pyvenv.cfg")),
+            offset: 0,
+            length: Some(1),
+            user: User::Sandbox,
+        };
+        match self.lease.live.session.read_file(request, 1).await {
+            Ok(_) => Ok(true),
+            Err(LinkError::Failed(_)) => Ok(false),
+            Err(error) => Err(self.service.explain(self.lease, error).await),
+        }
+    }
+
+    /// Debian packs what makes virtual environments apart.
+    async fn add_venv_package(&mut self) -> Result<Executed, ServiceError> {
+        if self.old_lists().await?.is_some() {
+            let update = self.update_lists().await?;
+            if !succeeded(&update) {
+                return Ok(update);
+            }
+        }
+        self.call.stage("installing python3-venv");
+        let installer = resolve::system_installer(&[PackageManager::AptGet]);
+        let name = ByteBuf::from(*b"python3-venv");
+        let command = [installer.command, vec![name]].concat();
+        self.run(command, installer.user).await
+    }
+
+    /// Whether apt's lists have to be brought up to date, and why.
+    async fn old_lists(&self) -> Result<Option<OldLists>, ServiceError> {
+        let known = self.installs.lists_at;
+        if known.is_some_and(|at| at.elapsed() < LISTS_AGE_MAX) {
+            return Ok(None);
+        }
+        let request = ListFiles {
+            path: ByteBuf::from(LISTS),
+            depth: 1,
+            limit: LISTS_MAX,
+            user: User::Root,
+        };
+        let listing = match self.lease.live.session.list_files(request).await {
+            Ok(listing) => listing,
+            Err(LinkError::Failed(_)) => return Ok(Some(OldLists::None)),
+            Err(error) => return Err(self.service.explain(self.lease, error).await),
+        };
+        let is_list = |name: &str| name.contains("_Packages");
+        let mut entries = listing.entries.iter();
+        if !entries.any(|entry| entry.kind == FileKind::File && is_list(&lossy(&entry.name))) {
+            return Ok(Some(OldLists::None));
+        }
+        // The lists have the registry's times; what came in since came through this folder.
+        let mut entries = listing.entries.iter();
+        let through = entries.find(|entry| entry.name.as_ref() == b"partial");
+        let fresh = through.is_some_and(|entry| is_recent(entry.modified_ns));
+        Ok((!fresh).then_some(OldLists::Old))
+    }
+
+    async fn update_lists(&mut self) -> Result<Executed, ServiceError> {
+        self.call.stage("updating package lists");
+        let updated = self.run(resolve::update_lists(), User::Root).await?;
+        if succeeded(&updated) {
+            self.installs.lists_at = Some(Instant::now());
+        }
+        Ok(updated)
+    }
+
+    /// What was installed, as far as the manager tells.
+    async fn installed(&self, executed: &Executed, dialect: Dialect) -> Vec<Package> {
+        if dialect == Dialect::Npm {
+            if !succeeded(executed) || !report::npm_changed(&executed.stdout) {
+                return Vec::new();
+            }
+            self.call.stage("asking npm what it installed");
+            return self.npm_listed().await;
+        }
+        let log = executed.end.stdout_log.as_ref();
+        let whole = match log.filter(|_| executed.left_out > 0) {
+            Some(log) => self.read_log(&log.path).await,
+            None => None,
+        };
+        report::installed(dialect, whole.as_deref().unwrap_or(&executed.stdout))
+    }
+
+    async fn npm_listed(&self) -> Vec<Package> {
+        let runtime = self.lease.environment.runtime;
+        let found = self.lease.live.session.capabilities().await;
+        // An operator's command is its npm and how it installs.
+        let npm = resolve::installer(runtime, &self.service.overrides, &found, false);
+        let npm = npm.command.into_iter().take(1);
+        let list = ["ls", "-g", "--json", "--depth=0"].map(|word| ByteBuf::from(word.as_bytes()));
+        let names: Vec<_> = self.names.iter().map(|name| lossy(name)).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        match self.run(npm.chain(list).collect(), User::Sandbox).await {
+            Ok(listed) => report::npm_listed(&listed.stdout, &names),
+            // The packages are installed all the same.
+            Err(error) => {
+                tracing::debug!(%error, "npm could not be asked what it installed");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn read_log(&self, path: &str) -> Option<String> {
+        let request = ReadFile {
+            path: ByteBuf::from(path.as_bytes()),
+            offset: 0,
+            length: Some(OUTPUT_READ_MAX),
+            user: User::Root,
+        };
+        let session = &self.lease.live.session;
+        let (_, bytes) = session.read_file(request, OUTPUT_READ_MAX).await.ok()?;
+        Some(lossy(&bytes))
+    }
+
+    async fn run(&self, command: Vec<ByteBuf>, user: User) -> Result<Executed, ServiceError> {
+        let variable = |(name, value): (&str, &str)| EnvVar {
             name: ByteBuf::from(name.as_bytes()),
             value: ByteBuf::from(value.as_bytes()),
         };
-        // An installer that asks a question would wait until its deadline.
-        let env = vec![
-            variable("DEBIAN_FRONTEND", "noninteractive"),
-            variable("PIP_NO_INPUT", "1"),
-            variable("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+        // A manager that asks a question would wait until its deadline. What is asked of a registry
+        // beside the packages only costs time.
+        let env = [
+            ("DEBIAN_FRONTEND", "noninteractive"),
+            ("PIP_NO_INPUT", "1"),
+            ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+            ("PIP_ROOT_USER_ACTION", "ignore"),
+            ("NPM_CONFIG_AUDIT", "false"),
+            ("NPM_CONFIG_FUND", "false"),
+            ("NPM_CONFIG_UPDATE_NOTIFIER", "false"),
         ];
-        self.run_installer(lease, Program::Command(command), user, env, call)
-            .await
+        let env = self.lease.live.variables(env.map(variable).into());
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let job = Job::new(Program::Command(command), user, env, left.max(STEP_MIN));
+        let (id, live) = (&self.lease.environment.id, &self.lease.live);
+        let never = CancellationToken::new();
+        self.service.run(id, live, job, self.call, &never).await
     }
+}
 
-    async fn run_installer(
-        &self,
-        lease: &Lease<Live>,
-        program: Program,
-        user: User,
-        env: Vec<EnvVar>,
-        call: &Call,
-    ) -> Result<Executed, ServiceError> {
-        let job = Job::new(program, user, env, self.settings.max_exec_timeout);
-        let (id, live) = (&lease.environment.id, &lease.live);
-        self.run(id, live, job, call, &CancellationToken::new())
-            .await
+/// Why apt's lists have to be brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OldLists {
+    /// There are none.
+    None,
+    /// They are too old.
+    Old,
+}
+
+fn is_recent(modified_ns: i64) -> bool {
+    let modified = u64::try_from(modified_ns).map(Duration::from_nanos);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let (Ok(modified), Ok(now)) = (modified, now) else {
+        return false;
+    };
+    now.saturating_sub(modified) < LISTS_AGE_MAX
+}
+
+fn succeeded(executed: &Executed) -> bool {
+    executed.end.exit_code == Some(0)
+}
+
+/// Both streams: managers differ in where they complain.
+fn said(executed: &Executed) -> String {
+    [executed.stdout.as_str(), executed.stderr.as_str()].join("\n")
+}
+
+/// What went wrong, in our words: the manager's own are in the result.
+fn guidance(executed: &Executed) -> Option<String> {
+    let End {
+        ended, exit_code, ..
+    } = executed.end;
+    match (ended, exit_code) {
+        (Ended::Exited, Some(0)) => None,
+        (Ended::Exited, Some(code)) => Some(format!(
+            "the package manager failed with exit code {code}: {}.",
+            Trouble::of(&said(executed)).advice()
+        )),
+        (Ended::Deadline, _) => Some(format!(
+            "the installation was killed at its deadline, {} ms after its last step began; what it had finished is \
+             installed. Call again to go on, with fewer packages or a higher timeout_seconds (the owner of this \
+             server sets the most by WAGGLE_INSTALL_TIMEOUT).",
+            executed.end.duration.as_millis()
+        )),
+        (Ended::Signal, _) => Some(
+            "a signal ended the package manager; look at the environment with execute, and call again."
+                .to_owned(),
+        ),
+        _ => executed.end.guidance(false),
     }
 }

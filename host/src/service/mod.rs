@@ -14,6 +14,8 @@ mod execute;
 mod files;
 mod install;
 mod keyed;
+mod network;
+mod packages;
 mod ports;
 mod process;
 mod reaper;
@@ -30,9 +32,10 @@ use std::{
     },
 };
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use waggle_images::ImageStore;
-use waggle_protocol::message;
+use waggle_protocol::message::{self, EnvVar};
 use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
@@ -44,7 +47,9 @@ pub use files::{
     FolderListing, Found, FoundLine, LinesRead, ListRequest, Packed, ReadRequest, SearchRequest,
     WriteRequest, file_name,
 };
+pub use install::{Installation, Package};
 pub use keyed::KeyError;
+pub use network::NetworkReport;
 pub use ports::{ForwardRequest, Forwarded};
 pub use process::{
     MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,
@@ -56,11 +61,12 @@ use crate::{
         Environment, EnvironmentId, Runtime, Status,
         store::{Lease, Store, minutes},
     },
-    network::ports::Ports,
+    network::{gate::Network, guest::Prepared, ports::Ports, proxy::Egress},
     resolve::Overrides,
-    session::{BootOptions, LinkError, Session},
+    session::{BootError, BootOptions, LinkError, Session},
     settings::Settings,
 };
+use install::Installs;
 use keyed::KeyedRuns;
 use process::Processes;
 use validate::ArgumentError;
@@ -71,6 +77,11 @@ pub(crate) struct Live {
     session: Session,
     /// Packages were installed into a virtual environment, which Python code then runs in.
     venv: AtomicBool,
+    network: Prepared,
+    egress: Arc<Egress>,
+    /// Cancelled when the environment ends: then nothing of it reaches the outside any more.
+    way_out: CancellationToken,
+    installing: tokio::sync::Mutex<Installs>,
     keyed: KeyedRuns,
     processes: Processes,
     ports: Ports,
@@ -110,6 +121,18 @@ impl Live {
     fn uses_venv(&self) -> bool {
         self.venv.load(Ordering::Acquire)
     }
+
+    fn use_venv(&self) {
+        self.venv.store(true, Ordering::Release);
+    }
+
+    /// The variables of a program: its own, and those of the network that it does not set itself.
+    fn variables(&self, own: Vec<EnvVar>) -> Vec<EnvVar> {
+        let mut all = self.network.variables();
+        all.retain(|variable| own.iter().all(|other| other.name != variable.name));
+        all.extend(own);
+        all
+    }
 }
 
 /// All use cases of one server.
@@ -120,6 +143,7 @@ pub struct Service {
     vmm: Vmm,
     images: ImageStore,
     boot_disk: PathBuf,
+    network: Network,
     store: Arc<Store<Live>>,
     /// Cancelled when the server goes down.
     closing: CancellationToken,
@@ -136,6 +160,8 @@ pub struct CreateRequest {
     pub name: Option<String>,
     /// Idle minutes until it is destroyed.
     pub timeout_minutes: Option<u32>,
+    /// What of the server's network policy it may use; all of it if absent.
+    pub network: Option<String>,
 }
 
 /// Frees an environment's place if its creation does not come to an end.
@@ -160,6 +186,7 @@ impl Service {
         vmm: Vmm,
         images: ImageStore,
         boot_disk: PathBuf,
+        network: Network,
     ) -> Arc<Self> {
         let service = Arc::new(Self {
             overrides: settings.overrides(),
@@ -168,6 +195,7 @@ impl Service {
             vmm,
             images,
             boot_disk,
+            network,
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -202,6 +230,11 @@ impl Service {
             .images
             .resolve(self.settings.image(runtime))
             .map_err(|source| ServiceError::Image { runtime, source })?;
+        let policy = self.network.gateway.policy();
+        let policy = match request.network {
+            Some(text) => policy.narrow(&text)?,
+            None => policy.clone(),
+        };
         // The server does not exit before this has cleaned up after itself.
         let _under_way = self.tasks.token();
         let id = EnvironmentId::random();
@@ -213,6 +246,7 @@ impl Service {
             created_at: now(),
             idle_timeout: minutes(idle_minutes),
             failure: None,
+            network: policy.to_string(),
         })?;
         let mut reservation = Reservation {
             store: &self.store,
@@ -220,28 +254,55 @@ impl Service {
         };
 
         let options = self.boot_options(&id, image.path);
-        let session = tokio::select! {
+        let (session, network) = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
-            booted = Session::boot(&self.vmm, &options) => booted?,
+            booted = self.boot(&options, &image.sha256) => booted?,
         };
         let times = session.boot_times();
-        tracing::info!(%id, %runtime, init = ?times.init, ready = ?times.ready, "environment booted");
+        tracing::info!(
+            %id, %runtime, init = ?times.init, ready = ?times.ready, network = ?network.took(),
+            "environment booted"
+        );
         let live = Arc::new(Live {
             session,
             venv: AtomicBool::new(false),
+            network,
+            egress: self.network.gateway.egress(id.to_string(), policy),
+            way_out: CancellationToken::new(),
+            installing: tokio::sync::Mutex::default(),
             keyed: KeyedRuns::default(),
             processes: Processes::default(),
             ports: Ports::default(),
         });
         let environment = self.store.booted(&id, Arc::clone(&live))?;
         reservation.id = None;
+        self.open_way_out(&live);
         self.tasks.spawn(watch(
             Arc::clone(&self.store),
             id,
             live.session.machine().died(),
         ));
         Ok(environment)
+    }
+
+    /// A guest that knows its way out. Nothing is left of one that could not be told.
+    async fn boot(
+        &self,
+        options: &BootOptions,
+        image: &str,
+    ) -> Result<(Session, Prepared), BootError> {
+        let session = Session::boot(&self.vmm, options).await?;
+        let prepared = timeout(options.timeout, self.network.guest.prepare(&session, image)).await;
+        let error = match prepared {
+            Ok(Ok(prepared)) => return Ok((session, prepared)),
+            Ok(Err(error)) => BootError::Prepare(error),
+            Err(_) => BootError::Prepare(LinkError::Unanswered {
+                seconds: options.timeout.as_secs(),
+            }),
+        };
+        session.close().await;
+        Err(error)
     }
 
     fn boot_options(&self, id: &EnvironmentId, image: PathBuf) -> BootOptions {
@@ -276,6 +337,7 @@ impl Service {
         let store = Arc::clone(&self.store);
         let end = self.tasks.spawn(async move {
             if let Some(live) = live {
+                live.way_out.cancel();
                 live.ports.end().await;
                 live.session.close().await;
             }
@@ -338,6 +400,7 @@ async fn watch(store: Arc<Store<Live>>, id: EnvironmentId, died: impl Future<Out
         return;
     };
     tracing::warn!(%id, why = death.status, console = death.console_tail, "the machine of an environment ended");
+    live.way_out.cancel();
     live.ports.end().await;
     live.session.close().await;
 }

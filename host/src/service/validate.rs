@@ -12,15 +12,15 @@ use waggle_protocol::{
     message::EnvVar,
 };
 
-use super::{process::MalformedProcessId, run::OUTPUT_MAX};
+use super::{
+    packages::{PACKAGES_MAX, example},
+    process::MalformedProcessId,
+    run::OUTPUT_MAX,
+};
 use crate::environment::{MalformedId, Runtime};
 
 /// Longest name of an environment, in characters.
 pub const NAME_MAX: usize = 64;
-/// Most packages in one call: far more than anybody types, far less than an argument list holds.
-pub const PACKAGES_MAX: usize = 100;
-/// Longest package name with its version, in bytes.
-pub const PACKAGE_MAX: usize = 200;
 /// Longest pattern, of names or of text, in bytes: more than anybody writes, and quick to compile.
 pub const PATTERN_MAX: usize = 1000;
 /// Longest idle time, in minutes.
@@ -230,14 +230,6 @@ pub enum ArgumentError {
         /// For which runtime.
         runtime: Runtime,
     },
-}
-
-fn example(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Python => "\"requests pandas[excel]==2.2.*\"",
-        Runtime::Node => "\"lodash @types/node@20\"",
-        Runtime::Shell => "\"jq curl\"",
-    }
 }
 
 fn shortened(text: &str) -> String {
@@ -589,117 +581,9 @@ pub fn sha256(text: &str) -> Result<[u8; 32], ArgumentError> {
         .ok_or_else(refused)
 }
 
-/// Package names, separated by white space, as arguments for an installer. Nothing that an installer
-/// could take for an option, a URL or a local file passes.
-///
-/// # Errors
-///
-/// [`ArgumentError`] naming the first that is not acceptable.
-pub fn packages(text: &str, runtime: Runtime) -> Result<Vec<ByteBuf>, ArgumentError> {
-    let names: Vec<_> = text.split_whitespace().collect();
-    match names.len() {
-        0 => return Err(ArgumentError::PackagesEmpty(runtime)),
-        count if count > PACKAGES_MAX => return Err(ArgumentError::PackagesTooMany { count }),
-        _ => {}
-    }
-    let check = |name: &&str| match package(name, runtime) {
-        Ok(()) => Ok(ByteBuf::from(name.as_bytes())),
-        Err(why) => Err(ArgumentError::Package {
-            name: shortened(name),
-            why,
-            runtime,
-        }),
-    };
-    names.iter().map(check).collect()
-}
-
-fn package(name: &str, runtime: Runtime) -> Result<(), &'static str> {
-    if name.len() > PACKAGE_MAX {
-        return Err("it is too long");
-    }
-    if name.starts_with('-') {
-        return Err("options are not allowed");
-    }
-    if name.contains("://") || name.contains("..") {
-        return Err("URLs and paths are not allowed");
-    }
-    let (first, more): (fn(char) -> bool, &str) = match runtime {
-        Runtime::Python => (|c| c.is_ascii_alphanumeric(), "._-[],=<>!~*+"),
-        Runtime::Node => (|c| c.is_ascii_alphanumeric() || c == '@', "._-@/^~*+"),
-        Runtime::Shell => (|c| c.is_ascii_alphanumeric(), "._-+=:~"),
-    };
-    let scoped = name.strip_prefix('@').is_some_and(|rest| {
-        rest.split_once('/')
-            .is_some_and(|(scope, name)| !scope.is_empty() && !name.contains('/'))
-    });
-    if name.contains('/') && !scoped {
-        return Err("URLs and paths are not allowed");
-    }
-    if !name.starts_with(first) || (name.starts_with('@') && !scoped) {
-        return Err("it must start with a letter or digit");
-    }
-    if name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-    {
-        Ok(())
-    } else {
-        Err("it holds a character that package names do not have")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_installers_know_pass() {
-        for (text, runtime) in [
-            ("requests", Runtime::Python),
-            ("pandas[excel]==2.2.* numpy>=1.26,<3", Runtime::Python),
-            ("lodash @types/node@^20 is-number@7.0.0", Runtime::Node),
-            (
-                "jq libstdc++6 curl=7.88.1-10+deb12u5 python3:any",
-                Runtime::Shell,
-            ),
-        ] {
-            let names = packages(text, runtime).expect(text);
-            assert_eq!(names.len(), text.split(' ').count());
-        }
-    }
-
-    #[test]
-    fn what_an_installer_could_misread_is_refused_by_name() {
-        for runtime in Runtime::ALL {
-            for text in [
-                "--index-url=x",
-                "-r",
-                "a;b",
-                "$(id)",
-                "`id`",
-                "https://x/y.whl",
-                "./local",
-                "/etc/passwd",
-                "../up",
-                "a|b",
-                "git+https://x",
-                "@scope",
-                "@/x",
-                "@a/b/c",
-                "caf\u{e9}",
-            ] {
-                let error = packages(&format!("jq {text}"), runtime)
-                    .expect_err(text)
-                    .to_string();
-                assert!(
-                    error.contains(text) && error.contains("valid form"),
-                    "{error}"
-                );
-            }
-            assert!(packages("  ", runtime).is_err());
-            assert!(packages(&"a ".repeat(PACKAGES_MAX + 1), runtime).is_err());
-        }
-    }
 
     #[test]
     fn paths_are_absolute_and_whole() {

@@ -82,6 +82,9 @@ pub enum BootError {
     /// The guest's call broke the protocol.
     #[error("the guest's first call failed")]
     Link(#[from] LinkError),
+    /// The guest could not be told its way out.
+    #[error("the configuration of the network could not be written into the machine")]
+    Prepare(#[source] LinkError),
 }
 
 /// Characters of a console's end that go into an error.

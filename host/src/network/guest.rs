@@ -1,0 +1,436 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a guest gets before it is handed out, so that its programs find the way out by themselves: the
+//! host's certificates that its own store lacks, the configuration of its package managers, and the
+//! variables of every program.
+//!
+//! Owns the files that it writes, and nothing that the image itself wrote: a file that is there already
+//! is left alone (and so wins), and the store of certificates is appended to.
+//!
+//! Invariant: what an image needs is found out once, at its first boot, and is the same at the next.
+//! The guest is asked before sandboxed code runs in it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
+use serde_bytes::ByteBuf;
+use waggle_protocol::{
+    boot::PROXY_LOOPBACK_PORT,
+    message::{
+        Capabilities, EnvVar, Failure, FailureCode, PackageManager, ReadFile, User, WriteFile,
+    },
+};
+
+use super::{
+    registries::{Manager, Registry},
+    trust::TrustStore,
+};
+use crate::session::{LinkError, Session, WriteMode};
+
+/// Where distributions keep the certificates that their programs trust, the likeliest first: Debian and
+/// Alpine, Fedora, SUSE. Where none is there the first is made.
+const STORES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+/// What was added to the store, where the tools of Debian and Alpine find it when they write the store
+/// anew, and where Node, which brings a store of its own, is told to look.
+const ADDED: &str = "/usr/local/share/ca-certificates/waggle.crt";
+
+/// apt takes every file of this folder, and what comes later in the alphabet wins.
+const APT_CONF: &str = "/etc/apt/apt.conf.d/80waggle";
+
+/// pip's configuration for all users that is read first, so that an image's /etc/pip.conf wins.
+const PIP_CONF: &str = "/etc/xdg/pip/pip.conf";
+
+/// Where npm's own configuration may be, which says where the one for all users is: Debian's npm,
+/// others' in /usr, and what is unpacked from Node's own archives.
+const NPM_BUILTIN: [&str; 3] = [
+    "/usr/share/nodejs/npm/npmrc",
+    "/usr/lib/node_modules/npm/npmrc",
+    "/usr/local/lib/node_modules/npm/npmrc",
+];
+
+/// npm's configuration of the user `sandbox`.
+const NPM_USER: &str = "/home/sandbox/.npmrc";
+
+/// Most bytes of a store that are read: ten times what distributions ship.
+const STORE_MAX: u64 = 2 * 1024 * 1024;
+
+/// Most bytes of a configuration file that are read.
+const CONF_MAX: u64 = 64 * 1024;
+
+/// Images whose needs are remembered: more than anybody uses at a time.
+const IMAGES_MAX: usize = 64;
+
+/// Addresses that programs in the guest reach without the proxy: the guest's own.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+/// What all guests of a server get.
+#[derive(Debug)]
+pub struct GuestNetwork {
+    trust: TrustStore,
+    /// pip's index and npm's registry, as the guest is to use them.
+    pip: Option<String>,
+    npm: Option<String>,
+    known: Mutex<HashMap<String, Arc<Needs>>>,
+}
+
+/// What one image needs.
+#[derive(Debug)]
+struct Needs {
+    /// The store of certificates.
+    store: &'static str,
+    /// What is appended to it.
+    added: Bytes,
+    /// Files that are made.
+    files: Vec<(String, Bytes)>,
+}
+
+/// A guest that is prepared.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    needs: Arc<Needs>,
+    took: Duration,
+}
+
+/// The address of the proxy, and of the package mirror, in every guest.
+#[must_use]
+pub fn proxy_url() -> String {
+    format!("http://127.0.0.1:{PROXY_LOOPBACK_PORT}")
+}
+
+impl GuestNetwork {
+    /// `mirror` says that the package mirror serves what `registries` names; else the guests are
+    /// pointed at the registries themselves.
+    #[must_use]
+    pub fn new(trust: TrustStore, registries: &[Registry], mirror: bool) -> Self {
+        let address = |manager: &Manager, path: &str| {
+            let registry = registries.iter().find(|entry| entry.manager == *manager)?;
+            Some(if mirror {
+                format!("{}/{path}", proxy_url())
+            } else {
+                registry.url.to_string()
+            })
+        };
+        Self {
+            trust,
+            pip: address(&Manager::Pip, "pypi/simple/"),
+            npm: address(&Manager::Npm, "npm/"),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Writes into a guest that just booted what it needs. `image` is the digest of its image.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] if the guest could not be reached. What it refuses to have written (its disk may be
+    /// full, or read-only) is logged, and it does without.
+    pub async fn prepare(&self, session: &Session, image: &str) -> Result<Prepared, LinkError> {
+        let start = Instant::now();
+        let known = self.known().get(image).cloned();
+        let needs = match known {
+            Some(needs) => needs,
+            None => {
+                let needs = Arc::new(self.inspect(session).await?);
+                let mut known = self.known();
+                if known.len() >= IMAGES_MAX {
+                    known.clear();
+                }
+                known.insert(image.to_owned(), Arc::clone(&needs));
+                needs
+            }
+        };
+        needs.write(session).await?;
+        let took = start.elapsed();
+        Ok(Prepared { needs, took })
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Needs>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a guest whose image was not seen before.
+    async fn inspect(&self, session: &Session) -> Result<Needs, LinkError> {
+        let found = session.capabilities().await;
+        let mut store = (STORES[0], Vec::new());
+        for path in STORES {
+            if let Some(bytes) = read(session, path, STORE_MAX).await? {
+                store = (path, bytes);
+                break;
+            }
+        }
+        let (store, bytes) = store;
+        let mut added = self.trust.missing_from(&bytes);
+        let mut wanted = Vec::new();
+        if !added.is_empty() {
+            wanted.push((ADDED.to_owned(), added.clone()));
+            if bytes.last().is_some_and(|byte| *byte != b'\n') {
+                added = [b"\n", added.as_ref()].concat().into();
+            }
+        }
+        if found.package_managers.contains(&PackageManager::AptGet) {
+            wanted.push((APT_CONF.to_owned(), apt_conf(store)));
+        }
+        if found.pip.is_some() || found.python.is_some() {
+            wanted.push((PIP_CONF.to_owned(), pip_conf(self.pip.as_deref(), store)));
+        }
+        if let Some(path) = npm_global(session, &found).await? {
+            wanted.push((path, npm_conf(self.npm.as_deref())));
+        }
+        let there = wanted.iter().map(|(path, _)| read(session, path, CONF_MAX));
+        let there = try_join_all(there).await?;
+        let files = wanted.into_iter().zip(there);
+        let files = files.filter_map(|(file, there)| there.is_none().then_some(file));
+        Ok(Needs {
+            store,
+            added,
+            files: files.collect(),
+        })
+    }
+}
+
+impl Needs {
+    async fn write(&self, session: &Session) -> Result<(), LinkError> {
+        let store =
+            (!self.added.is_empty()).then_some((self.store, &self.added, WriteMode::Append));
+        let files = self
+            .files
+            .iter()
+            .map(|(path, content)| (path.as_str(), content, WriteMode::Replace));
+        let writes = store.into_iter().chain(files);
+        let writes = writes.map(async |(path, content, mode)| {
+            let request = WriteFile {
+                path: ByteBuf::from(path.as_bytes()),
+                mode: None,
+                create_parents: true,
+                user: User::Root,
+            };
+            match session.write_file(request, mode, content).await {
+                Err(LinkError::Failed(error)) => {
+                    tracing::warn!(path, %error, "a guest did not take a file of its network");
+                    Ok(())
+                }
+                // A guest with an older agent, which cannot append.
+                Err(error @ LinkError::TooOld { .. }) => {
+                    tracing::warn!(path, %error, "a guest did not take a file of its network");
+                    Ok(())
+                }
+                outcome => outcome.map(drop),
+            }
+        });
+        join_all(writes).await.into_iter().collect()
+    }
+}
+
+impl Prepared {
+    /// How long it took.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// The variables of every program in the guest.
+    #[must_use]
+    pub fn variables(&self) -> Vec<EnvVar> {
+        let proxy = proxy_url();
+        let proxied = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+        let mut all = Vec::new();
+        let mut set = |name: &str, value: &str| {
+            all.push(EnvVar {
+                name: ByteBuf::from(name.as_bytes()),
+                value: ByteBuf::from(value.as_bytes()),
+            });
+        };
+        for name in proxied {
+            set(name, &proxy);
+            set(&name.to_lowercase(), &proxy);
+        }
+        set("NO_PROXY", NO_PROXY);
+        set("no_proxy", NO_PROXY);
+        // Node since 22.21 and 24 takes the proxy's variables if this says so.
+        set("NODE_USE_ENV_PROXY", "1");
+        for name in [
+            "SSL_CERT_FILE",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
+            "CURL_CA_BUNDLE",
+            "GIT_SSL_CAINFO",
+        ] {
+            set(name, self.needs.store);
+        }
+        // Node has a store of its own, to which this is added. The whole store would cost each start
+        // of it a tenth of a second under emulation.
+        if !self.needs.added.is_empty() {
+            set("NODE_EXTRA_CA_CERTS", ADDED);
+        }
+        all
+    }
+}
+
+/// A file's content, if it is there, is a file, and has at most `max` bytes. What else is there counts
+/// as one with nothing in it.
+async fn read(session: &Session, path: &str, max: u64) -> Result<Option<Vec<u8>>, LinkError> {
+    let request = ReadFile {
+        path: ByteBuf::from(path.as_bytes()),
+        offset: 0,
+        length: None,
+        user: User::Root,
+    };
+    match session.read_file(request, max).await {
+        Ok((_, bytes)) => Ok(Some(bytes)),
+        Err(LinkError::Failed(Failure {
+            code: FailureCode::NotFound,
+            ..
+        })) => Ok(None),
+        Err(LinkError::Failed(_) | LinkError::TooMuch { .. }) => Ok(Some(Vec::new())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where npm looks for the configuration of all users, if there is an npm.
+async fn npm_global(session: &Session, found: &Capabilities) -> Result<Option<String>, LinkError> {
+    let Some(npm) = &found.npm else {
+        return Ok(None);
+    };
+    let mut builtin = Vec::new();
+    for path in NPM_BUILTIN {
+        if let Some(bytes) = read(session, path, CONF_MAX).await? {
+            builtin = bytes;
+            break;
+        }
+    }
+    let user = read(session, NPM_USER, CONF_MAX).await?;
+    let user = user.unwrap_or_default();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(npm_global_path(&text(npm), &text(&builtin), &text(&user)))
+}
+
+/// npm takes `globalconfig` from its own or the user's configuration, else a file below its prefix, which
+/// these may name as well; else the prefix is the folder above its program's.
+fn npm_global_path(npm: &str, builtin: &str, user: &str) -> Option<String> {
+    let value = |name: &str| {
+        [user, builtin].into_iter().find_map(|text| {
+            let mut lines = text.lines().filter_map(|line| line.split_once('='));
+            let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
+            let value = value.trim();
+            value.starts_with('/').then(|| value.to_owned())
+        })
+    };
+    if let Some(path) = value("globalconfig") {
+        return Some(path);
+    }
+    let prefix = value("prefix").or_else(|| {
+        let (folder, _) = npm.rsplit_once('/')?;
+        Some(folder.strip_suffix("/bin")?.to_owned())
+    })?;
+    Some(format!("{}/etc/npmrc", prefix.trim_end_matches('/')))
+}
+
+fn apt_conf(store: &str) -> Bytes {
+    let proxy = proxy_url();
+    // apt does not read NO_PROXY.
+    format!(
+        "// Written by Waggle: there is no other way out of this environment.\n\
+         Acquire::http::Proxy \"{proxy}\";\n\
+         Acquire::https::Proxy \"{proxy}\";\n\
+         Acquire::http::Proxy::127.0.0.1 \"DIRECT\";\n\
+         Acquire::http::Proxy::localhost \"DIRECT\";\n\
+         Acquire::https::CaInfo \"{store}\";\n\
+         Acquire::Retries \"2\";\n\
+         Acquire::http::Timeout \"60\";\n\
+         Acquire::https::Timeout \"60\";\n"
+    )
+    .into()
+}
+
+/// The proxy is not in it: pip would take it for the mirror, too, which NO_PROXY excepts.
+fn pip_conf(index: Option<&str>, store: &str) -> Bytes {
+    let index = index.map_or_else(String::new, |url| format!("index-url = {url}\n"));
+    format!(
+        "# Written by Waggle. /etc/pip.conf and the user's own configuration go before it.\n\
+         [global]\n{index}cert = {store}\ntimeout = 60\nretries = 2\n"
+    )
+    .into()
+}
+
+fn npm_conf(registry: Option<&str>) -> Bytes {
+    let proxy = proxy_url();
+    let registry = registry.map_or_else(String::new, |url| format!("registry={url}\n"));
+    format!(
+        "; Written by Waggle. The user's and the project's .npmrc go before it.\n\
+         {registry}proxy={proxy}\nhttps-proxy={proxy}\nnoproxy={NO_PROXY}\n\
+         fetch-retries=2\nfetch-timeout=60000\n"
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn npm_is_met_where_it_looks() {
+        let debian =
+            "globalconfig=/etc/npmrc\nglobalignorefile=/etc/npmignore\nprefix=/usr/local\n";
+        let user = "prefix=/home/sandbox/.npm-global\nfund=false\n";
+        for (npm, builtin, user, expected) in [
+            ("/usr/bin/npm", debian, user, "/etc/npmrc"),
+            (
+                "/usr/bin/npm",
+                "prefix = /usr/local\n",
+                "",
+                "/usr/local/etc/npmrc",
+            ),
+            (
+                "/usr/local/bin/npm",
+                "",
+                user,
+                "/home/sandbox/.npm-global/etc/npmrc",
+            ),
+            (
+                "/usr/local/bin/npm",
+                "",
+                "prefix=${HOME}/x\n",
+                "/usr/local/etc/npmrc",
+            ),
+            ("/opt/node/bin/npm", "", "", "/opt/node/etc/npmrc"),
+        ] {
+            let path = npm_global_path(npm, builtin, user);
+            assert_eq!(path.as_deref(), Some(expected), "{npm} {builtin} {user}");
+        }
+        assert_eq!(npm_global_path("npm", "", ""), None);
+    }
+
+    #[test]
+    fn managers_are_pointed_at_the_mirror_or_at_their_registries() {
+        let registries: Vec<Registry> = [
+            "pip=https://index.example/simple",
+            "npm=http://npm.example/",
+        ]
+        .map(|text| text.parse().expect("a registry"))
+        .into();
+        let trust = TrustStore::load(None).expect("the system's store");
+        let mirrored = GuestNetwork::new(trust.clone(), &registries, true);
+        assert_eq!(
+            mirrored.pip.as_deref(),
+            Some("http://127.0.0.1:703/pypi/simple/")
+        );
+        assert_eq!(mirrored.npm.as_deref(), Some("http://127.0.0.1:703/npm/"));
+        let direct = GuestNetwork::new(trust.clone(), &registries, false);
+        assert_eq!(direct.pip.as_deref(), Some("https://index.example/simple/"));
+        let none = GuestNetwork::new(trust, &[], true);
+        assert!(none.pip.is_none() && none.npm.is_none());
+        let conf = String::from_utf8(pip_conf(None, STORES[0]).to_vec()).expect("text");
+        assert!(!conf.contains("index-url"), "{conf}");
+    }
+}
