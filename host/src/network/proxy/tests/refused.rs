@@ -66,13 +66,13 @@ async fn by_name_and_by_address_in_every_form() {
         "a refused name is never resolved"
     );
     let records = egress.audit().records();
-    assert_eq!(records.len(), 14, "{records:?}");
+    assert_eq!(records.len(), 12, "{records:?}");
     assert!(
         records
             .iter()
             .all(|record| matches!(record.decision, Decision::Refused { .. }))
     );
-    assert_eq!(egress.audit().refused_since(0, 100).len(), 7, "each once");
+    assert_eq!(egress.audit().refused_since(0, 100).len(), 6, "each once");
 }
 
 #[tokio::test]
