@@ -186,7 +186,7 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         .iter()
         .map(|text| text.parse())
         .collect::<Result<_, _>>()?;
-    let network = GuestNetwork::new(trust, &registries, false);
+    let network = GuestNetwork::new(trust, &registries, &registries, false);
     let boot_disk = boot_disk::materialize(&data_dir)?;
     let vmm = Vmm::open(Options {
         data_dir,
