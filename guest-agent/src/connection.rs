@@ -351,10 +351,14 @@ impl OutFrame {
 
     /// Makes it the frame of a short reply, which fits the least that any host accepts.
     pub fn put_reply(&mut self, reply: &Reply) {
-        let payload = codec::to_payload(reply);
-        debug_assert!(payload.len() <= self.room().len(), "no short reply");
+        self.put_control(&codec::to_payload(reply));
+    }
+
+    /// Makes it a control frame with this short payload.
+    pub fn put_control(&mut self, payload: &[u8]) {
+        debug_assert!(payload.len() <= self.room().len(), "no short message");
         if let Some(room) = self.room().get_mut(..payload.len()) {
-            room.copy_from_slice(&payload);
+            room.copy_from_slice(payload);
         }
         self.finish(Kind::Control, payload.len());
     }

@@ -27,8 +27,8 @@ use crate::agent::{ACCEPT_PAUSE, HOST_CID};
 use crate::connection::{Connection, ConnectionError};
 use crate::stream;
 
-/// Most connections carried at once: package managers open some tens, and each takes up to 200 KiB of
-/// the agent's memory while its bytes are on their way.
+/// Most connections carried at once: package managers open some tens, and each takes up to half a
+/// MiB of the agent's memory while its bytes are on their way.
 pub const OUTBOUND_MAX: usize = 128;
 
 /// Descriptors of one: the client's socket, and the host's twice.
@@ -75,7 +75,7 @@ where
         tokio::spawn(async move {
             // What goes wrong shows to both sides as the end of their connection. There is no one else
             // to tell: a program may cause any of it as often as it likes.
-            let _ = stream::unless_reset(&socket, carry(&socket, host)).await;
+            let _ = stream::until_reset(&socket, carry(&socket, host)).await;
             drop(place);
         });
     }

@@ -6,9 +6,9 @@
 //! Owns: the [stream](waggle_protocol#streams) at the guest's end, and [`Request::Connect`], which
 //! opens one to a program of the guest. Does not own: the other way round ([`crate::proxy`]).
 //!
-//! Invariants: of each direction at most one frame is held here; what the receiver does not take stays
-//! with the sender, by vsock's and TCP's own flow control. Whoever resets, or gives up, ends both
-//! directions at once.
+//! Invariants: to the host at most one frame is held here, from the host at most
+//! [`STREAM_WINDOW`] bytes; beyond that TCP's flow control holds the program back, and the stream's own
+//! the host. The host is always listened to. Who resets, or gives up, ends both directions at once.
 //!
 //! [`Request::Connect`]: waggle_protocol::message::Request::Connect
 
@@ -17,16 +17,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use waggle_protocol::frame::Kind;
-use waggle_protocol::message::{Connect, Failure, FailureCode, Reply};
+use waggle_protocol::codec;
+use waggle_protocol::frame::{Frame, Kind};
+use waggle_protocol::limits::{STREAM_GRANT, STREAM_WINDOW};
+use waggle_protocol::message::{Connect, Failure, FailureCode, Reply, StreamMessage};
 
 use crate::agent::Agent;
-use crate::connection::{Connection, ConnectionError, FrameReader, OutFrame};
+use crate::connection::{Connection, ConnectionError, OutFrame};
 use crate::failure::{errno, failure, reason};
 use crate::files::Turn;
 use crate::serve::OperationError;
@@ -38,6 +41,9 @@ pub const INBOUND_MAX: usize = 64;
 /// How long a program may take to let a connection in. Its kernel alone answers, unless the program
 /// has fallen behind with accepting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what the host has sent may wait for its program, once the host is gone.
+const DELIVER_MAX: Duration = Duration::from_secs(60);
 
 /// Connects to a program of the guest and carries the connection until both sides have ended it.
 ///
@@ -58,7 +64,7 @@ where
     };
     let socket = reach(request.port).await?;
     connection.send_reply(&Reply::Connected).await?;
-    Ok(unless_reset(&socket, carry(connection, &socket)).await?)
+    Ok(until_reset(&socket, carry(connection, &socket)).await?)
 }
 
 /// A connection to whoever listens on `port`.
@@ -100,30 +106,36 @@ async fn open(address: IpAddr, port: u16) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Does `work`, unless `socket`'s other end resets the connection first.
+/// Does `work` on `socket`'s connection, unless its other end resets it first. What goes wrong resets
+/// it: an end would look as if all had come.
 ///
 /// # Errors
 ///
-/// That, or of `work`.
-pub async fn unless_reset(
+/// Of `work`, or that reset.
+pub async fn until_reset(
     socket: &TcpStream,
     work: impl Future<Output = Result<(), ConnectionError>>,
 ) -> Result<(), ConnectionError> {
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         ready = socket.ready(Interest::ERROR) => {
             ready?;
             Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
         }
         outcome = work => outcome,
+    };
+    if outcome.is_err() {
+        // Without it the program gets an end after all.
+        let _ = socket.set_zero_linger();
     }
+    outcome
 }
 
-/// Carries `socket` over `connection`, until the host closes that.
+/// Carries `socket` over `connection`, until the host closes that or wants no more.
 ///
 /// # Errors
 ///
-/// [`ConnectionError`] if it ended before both directions had.
+/// [`ConnectionError`] if it ended before the host's direction had.
 pub async fn carry<T>(
     connection: &mut Connection<T>,
     socket: &TcpStream,
@@ -131,81 +143,202 @@ pub async fn carry<T>(
 where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
-    let frame = connection.out_frame();
-    let (reader, writer) = (&mut connection.reader, &mut connection.writer);
-    let mut is_sent = false;
-    let outcome = tokio::select! {
-        outcome = receive(reader, socket) => outcome,
-        Err(error) = send(socket, writer, frame, &mut is_sent) => Err(error),
+    let mut stream = Stream {
+        socket,
+        frame: connection.out_frame(),
+        window: STREAM_WINDOW,
+        is_sent: false,
+        queue: BytesMut::new(),
+        taken: 0,
+        is_received: false,
     };
-    match outcome {
-        Ok(()) if !is_sent => Err(ConnectionError::Cancelled),
-        outcome => outcome,
-    }
-}
-
-/// What comes from `socket`, as frames. Does not return once the end is sent: the host closes.
-async fn send<T: AsyncWrite>(
-    socket: &TcpStream,
-    writer: &mut WriteHalf<T>,
-    mut frame: OutFrame,
-    is_sent: &mut bool,
-) -> Result<(), ConnectionError> {
     let mut turn = Turn::default();
     loop {
-        socket.readable().await?;
-        let count = match socket.try_read(frame.room()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            outcome => outcome?,
-        };
-        frame.finish(Kind::File, count);
-        writer.write_all(frame.unsent()).await?;
-        if count == 0 {
-            *is_sent = true;
-            return std::future::pending().await;
+        let event = stream.next_event(connection).await?;
+        match event {
+            Event::Host(Some(frame)) => match stream.take(&frame)? {
+                Next::More => {}
+                Next::Deliver => return Ok(stream.deliver().await?),
+            },
+            Event::Host(None) if stream.is_received => return Ok(stream.deliver().await?),
+            Event::Host(None) => return Err(ConnectionError::Cancelled),
+            Event::Moved(count) => drop(turn.moved(count).await),
         }
-        turn.moved(count).await;
     }
 }
 
-/// What comes from the host, into `socket`, until the host closes the connection.
-async fn receive<T: AsyncRead + AsyncWrite>(
-    reader: &mut FrameReader<T>,
-    socket: &TcpStream,
-) -> Result<(), ConnectionError> {
-    let mut turn = Turn::default();
-    let mut ended = false;
-    while let Some(frame) = reader.next().await.transpose()? {
+/// Both directions of a connection.
+struct Stream<'a> {
+    socket: &'a TcpStream,
+    /// What is on its way to the host. Nothing is read from the program before it is sent.
+    frame: OutFrame,
+    /// Bytes that the host has room for.
+    window: usize,
+    /// The program has ended its direction, and that is in the frame or sent.
+    is_sent: bool,
+    /// What the program has not taken yet.
+    queue: BytesMut,
+    /// Bytes that it has taken, and of which the host does not know.
+    taken: usize,
+    /// The host has ended its direction.
+    is_received: bool,
+}
+
+/// What happened next.
+enum Event {
+    /// The host sent a frame, or closed.
+    Host(Option<Frame>),
+    /// So many bytes were moved.
+    Moved(usize),
+}
+
+/// What a frame of the host's means.
+enum Next {
+    /// The stream goes on.
+    More,
+    /// The host wants no more; what it has sent is still to be delivered.
+    Deliver,
+}
+
+impl Stream<'_> {
+    /// Waits for the next event. Cancel-safe.
+    async fn next_event<T>(
+        &mut self,
+        connection: &mut Connection<T>,
+    ) -> Result<Event, ConnectionError>
+    where
+        T: AsyncRead + AsyncWrite + AsFd + Unpin,
+    {
+        self.announce();
+        let is_outward = !self.frame.is_sent() || (!self.is_sent && self.window > 0);
+        let has_queue = !self.queue.is_empty();
+        let (socket, frame, window) = (self.socket, &mut self.frame, self.window);
+        let (reader, writer) = (&mut connection.reader, &mut connection.writer);
+        let outward = async {
+            if frame.is_sent() {
+                Ok(Outward::Read(read(socket, frame.room(), window).await?))
+            } else {
+                Ok(Outward::Sent(writer.write(frame.unsent()).await?))
+            }
+        };
+        tokio::select! {
+            frame = reader.next() => Ok(Event::Host(frame.transpose()?)),
+            written = write(socket, &self.queue), if has_queue => {
+                let count = written?;
+                self.queue.advance(count);
+                self.taken += count;
+                self.end_if_delivered()?;
+                Ok(Event::Moved(count))
+            }
+            moved = outward, if is_outward => match moved {
+                Ok(Outward::Read(count)) => {
+                    self.frame.finish(Kind::File, count);
+                    self.window -= count;
+                    self.is_sent = count == 0;
+                    Ok(Event::Moved(count))
+                }
+                Ok(Outward::Sent(0)) => Err(ConnectionError::Cancelled),
+                Ok(Outward::Sent(count)) => {
+                    self.frame.advance(count);
+                    Ok(Event::Moved(count))
+                }
+                Err(error) => Err(ConnectionError::Io(error)),
+            },
+        }
+    }
+
+    /// Tells the host what was taken, before anything else is sent.
+    fn announce(&mut self) {
+        if self.taken >= STREAM_GRANT && self.frame.is_sent() && !self.is_received {
+            let bytes = u32::try_from(self.taken).unwrap_or(u32::MAX);
+            self.taken = 0;
+            let message = StreamMessage::Taken { bytes };
+            self.frame.put_control(&codec::to_payload(&message));
+        }
+    }
+
+    /// Takes a frame of the host's.
+    fn take(&mut self, frame: &Frame) -> Result<Next, ConnectionError> {
         match frame.kind {
-            Kind::File if !ended => {}
-            Kind::Control if frame.payload.is_empty() => return Err(ConnectionError::Cancelled),
+            Kind::Control => match codec::message(frame)? {
+                StreamMessage::Taken { bytes } => {
+                    self.window = self.window.saturating_add(bytes as usize);
+                    if self.window > STREAM_WINDOW {
+                        return Err(ConnectionError::Unexpected(frame.kind));
+                    }
+                }
+                StreamMessage::GivenUp if self.is_received => return Ok(Next::Deliver),
+                StreamMessage::GivenUp => return Err(ConnectionError::Cancelled),
+            },
+            Kind::File if !self.is_received && frame.payload.is_empty() => {
+                self.is_received = true;
+                self.end_if_delivered()?;
+            }
+            Kind::File
+                if !self.is_received
+                    && self.queue.len() + self.taken + frame.payload.len() <= STREAM_WINDOW =>
+            {
+                self.queue.extend_from_slice(&frame.payload);
+            }
             other => return Err(ConnectionError::Unexpected(other)),
         }
-        if frame.payload.is_empty() {
-            ended = true;
-            shutdown(socket.as_raw_fd(), Shutdown::Write).map_err(io::Error::from)?;
-        } else {
-            write_all(socket, &frame.payload).await?;
-            turn.moved(frame.payload.len()).await;
-        }
+        Ok(Next::More)
     }
-    if ended {
+
+    /// Delivers what the program has not taken yet. The host is gone, or wants no more.
+    async fn deliver(mut self) -> io::Result<()> {
+        let deliver = async {
+            while !self.queue.is_empty() {
+                let count = write(self.socket, &self.queue).await?;
+                self.queue.advance(count);
+                self.end_if_delivered()?;
+            }
+            Ok(())
+        };
+        timeout(DELIVER_MAX, deliver)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Ends the direction to the program once all has been delivered.
+    fn end_if_delivered(&self) -> io::Result<()> {
+        if self.is_received && self.queue.is_empty() {
+            shutdown(self.socket.as_raw_fd(), Shutdown::Write)?;
+        }
         Ok(())
-    } else {
-        Err(ConnectionError::Cancelled)
     }
 }
 
-async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        socket.writable().await?;
-        match socket.try_write(bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+/// What happened in the direction to the host.
+enum Outward {
+    /// So many bytes were read; 0 at the end.
+    Read(usize),
+    /// So many bytes of the frame were sent.
+    Sent(usize),
+}
+
+/// Reads at most `most` bytes into `room`, once there are any; 0 at the end. Cancel-safe.
+async fn read(socket: &TcpStream, room: &mut [u8], most: usize) -> io::Result<usize> {
+    let most = room.len().min(most);
+    let room = room.get_mut(..most).unwrap_or_default();
+    loop {
+        socket.readable().await?;
+        match socket.try_read(room) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            outcome => return outcome,
         }
     }
-    Ok(())
+}
+
+/// Writes some of `bytes`. Cancel-safe.
+async fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        socket.writable().await?;
+        match socket.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -171,17 +171,19 @@ async fn upload(
     response
 }
 
-fn refusal(status: StatusCode, error: &dyn std::error::Error) -> Response {
-    tracing::info!(%status, %error, "a copy was refused or failed");
+/// An answer that says no.
+pub(crate) fn refusal(status: StatusCode, error: &dyn std::error::Error) -> Response {
+    tracing::info!(%status, %error, "a request was refused or failed");
     let body = Json(serde_json::json!({ "error": error.to_string() }));
     (status, body).into_response()
 }
 
-fn status(error: &ServiceError) -> StatusCode {
+/// The status that goes with an error's words.
+pub(crate) fn status(error: &ServiceError) -> StatusCode {
     match error {
         ServiceError::Argument(_) | ServiceError::Upload(_) => StatusCode::BAD_REQUEST,
         ServiceError::Unknown(_) => StatusCode::NOT_FOUND,
-        ServiceError::NotRunning(_) => StatusCode::CONFLICT,
+        ServiceError::NotRunning(_) | ServiceError::Port(_) => StatusCode::CONFLICT,
         ServiceError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ServiceError::Guest(failure) => match failure.code {
             FailureCode::NotFound => StatusCode::NOT_FOUND,

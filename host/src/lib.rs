@@ -7,16 +7,20 @@
 //! the use cases. A use case finds its environment in [`environment`] and works in it through a
 //! [`session`], the live link to one guest's agent. [`settings`] is what the operator chose,
 //! [`resolve`] how a language becomes a command, [`boot_disk`] the guest programs that this binary
-//! carries. [`archive`] and [`cp`] are the two ends of `waggle cp`: routes of the server, and the command.
+//! carries. [`archive`] and [`cp`] are the two ends of `waggle cp`: routes of the server, and the command;
+//! [`port`] has both of `waggle port`. [`network`] is what an environment may reach, and what of it can be
+//! reached. Commands talk to a server through [`client`].
 
 #![forbid(unsafe_code)]
 
 pub mod archive;
 pub mod boot_disk;
+pub mod client;
 pub mod cp;
 pub mod environment;
 pub mod mcp;
 pub mod network;
+pub mod port;
 pub mod resolve;
 pub mod service;
 pub mod session;

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio) and `cp` (files and folders).
+//! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio), `cp` (files and folders)
+//! and `port` (forwards).
 //!
-//! Standard output belongs to the protocol and to the one line that says where the server listens;
+//! Standard output belongs to the protocol and to the one line that says where a server or a forward is;
 //! logs go to standard error.
 
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ use waggle::{
     environment::Runtime,
     mcp::{Handler, http, stdio},
     network::{guest::GuestNetwork, registries::Registry, trust::TrustStore},
+    port,
     service::Service,
     settings::{HttpSettings, Settings},
 };
@@ -55,6 +57,8 @@ enum Command {
     },
     /// Copy files and folders between this host and an environment of a running `waggle serve`
     Cp(cp::Arguments),
+    /// Forward a port of this host to a port of an environment of a running `waggle serve`
+    Port(port::Arguments),
 }
 
 /// How long a read of standard input, which nothing can interrupt, may hold up the end.
@@ -98,27 +102,28 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve {
             settings,
-            http: port,
+            http: access,
         } => {
             let stop = stop_signal()?;
             let mut options = http::Options {
-                access: port.access()?,
+                access: access.access()?,
                 ..http::Options::default()
             };
             // Before anything slow: a port in use is the operator's likeliest mistake.
-            let listener = tokio::net::TcpListener::bind(port.listen_addr)
+            let listener = tokio::net::TcpListener::bind(access.listen_addr)
                 .await
                 .with_context(|| {
                     format!(
                         "cannot listen on {}; choose another --listen-addr",
-                        port.listen_addr
+                        access.listen_addr
                     )
                 })?;
             let Some(service) = until(&stop, open(*settings)).await? else {
                 return Ok(());
             };
             let address = listener.local_addr()?;
-            options.routes = archive::routes(Arc::clone(&service));
+            options.routes =
+                archive::routes(Arc::clone(&service)).merge(port::routes(Arc::clone(&service)));
             let handler = Handler::new(Arc::clone(&service));
             let mut server = http::serve(handler, listener, options);
             announce(&format!("waggle listening on http://{address}/mcp"));
@@ -161,6 +166,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         // Signals are not caught: nothing would have to be cleaned up.
         Command::Cp(arguments) => Ok(cp::run(arguments, warn).await?),
+        Command::Port(arguments) => {
+            if let Some(address) = port::run(arguments).await? {
+                announce(&address);
+            }
+            Ok(())
+        }
     }
 }
 

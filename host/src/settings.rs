@@ -78,6 +78,18 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
     pub image_cache_dir: Option<PathBuf>,
 
+    /// Whether the host keeps what pip, npm and apt fetch, for all environments
+    #[arg(long, env = "WAGGLE_PACKAGE_MIRROR", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    pub package_mirror: bool,
+
+    /// Where it is kept; may be shared by servers [default: `packages` in the data folder]
+    #[arg(long, env = "WAGGLE_PACKAGE_CACHE_DIR")]
+    pub package_cache_dir: Option<PathBuf>,
+
+    /// Most of it, in MiB; what was not used for the longest goes first
+    #[arg(long, env = "WAGGLE_PACKAGE_CACHE_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub package_cache_mb: u32,
+
     /// Image of the runtime python
     #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "python")]
     pub image_python: String,
@@ -167,6 +179,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(format!("{other:?} is neither on nor off")),
+    }
+}
+
 fn accelerator(text: &str) -> Result<AcceleratorChoice, String> {
     match text {
         "auto" => Ok(AcceleratorChoice::Auto),
@@ -215,6 +235,24 @@ impl Settings {
             Some(folder) => Ok(folder.clone()),
             None => Ok(default_dir()?.join("images")),
         }
+    }
+
+    /// Where packages are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::NoHome`].
+    pub fn package_cache_dir(&self) -> Result<PathBuf, SettingsError> {
+        match &self.package_cache_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(self.data_dir()?.join("packages")),
+        }
+    }
+
+    /// Most bytes of packages that are kept.
+    #[must_use]
+    pub fn package_cache_bytes(&self) -> u64 {
+        u64::from(self.package_cache_mb) * 1024 * 1024
     }
 
     /// The name of `runtime`'s image.
@@ -359,6 +397,8 @@ mod tests {
         assert_eq!(settings.max_exec_timeout, Duration::from_secs(300));
         assert_eq!(settings.install_timeout, Duration::from_secs(300));
         assert_eq!(settings.reaper_interval, Duration::from_secs(60));
+        assert!(settings.package_mirror);
+        assert_eq!(settings.package_cache_bytes(), 4 << 30);
     }
 
     #[test]
@@ -369,6 +409,8 @@ mod tests {
             ["--boot-timeout", "soon"],
             ["--boot-timeout", "0s"],
             ["--accelerator", "hvf"],
+            ["--package-mirror", "maybe"],
+            ["--package-cache-mb", "1"],
             ["--listen-addr", "localhost"],
             ["--allowed-hosts", "http://x"],
         ] {
@@ -388,6 +430,20 @@ mod tests {
             .expect_err("above the maximum")
             .to_string();
         assert!(error.contains("10m") && error.contains("5m"), "{error}");
+    }
+
+    #[test]
+    fn packages_are_kept_in_the_data_folder_or_where_the_operator_says() {
+        let folder = |arguments: &[&str]| {
+            let settings = parse(arguments).expect("flags").settings;
+            settings.package_cache_dir().expect("a folder")
+        };
+        let kept = folder(&["--data-dir", "/d"]);
+        assert_eq!(kept, PathBuf::from("/d/packages"));
+        let kept = folder(&["--data-dir", "/d", "--package-cache-dir", "/p"]);
+        assert_eq!(kept, PathBuf::from("/p"));
+        let off = parse(&["--package-mirror", "off"]).expect("a flag");
+        assert!(!off.settings.package_mirror);
     }
 
     #[test]

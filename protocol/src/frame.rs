@@ -14,8 +14,7 @@ use crate::limits::{DATA_PAYLOAD_MAX, HEADER_BYTES};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// One postcard-encoded message. Version 3: without a payload, within a
-    /// [stream](crate#streams), it gives that up.
+    /// One postcard-encoded message.
     Control = 0,
     /// Raw bytes for the program's standard input. An empty payload is its end.
     Stdin = 1,

@@ -34,12 +34,16 @@
 //! [`frame::Kind::File`] frames of at most what the other side accepts. An empty one is the end of its
 //! direction; the other goes on. The host closes the connection once it has sent and received an end,
 //! and carries nothing else on it. (The guest leaves that to the host: what it has sent could still be
-//! on its way, and would be lost.)
+//! on its way, and would be lost.) The end of the connection before the end of a direction says that what
+//! came is not all.
 //!
-//! A control frame without a payload gives the stream up, both directions at once: who receives it
-//! closes the connection, who has sent it reads on until then. A bare close would not reach a guest
-//! while there is something on its way from there. The end of the connection before the end of a
-//! direction says that what came is not all.
+//! Between them go [`message::StreamMessage`]s. Each side sends at most
+//! [`STREAM_WINDOW`](limits::STREAM_WINDOW) bytes ahead of what the other says it has handed on, and each
+//! always receives: else a message would wait behind data that nobody takes. (And a guest that does not
+//! receive keeps the host's vsock device asking it for room, which costs both a processor.) A stream is
+//! given up by a message, because a bare close does not reach a guest while there is something on its
+//! way from there: who receives it closes the connection, who has sent it receives on until then. After the
+//! end of its sender's direction it means that the sender wants no more; what it has sent is delivered.
 
 #![forbid(unsafe_code)]
 

@@ -19,6 +19,15 @@ pub const REQUEST_PAYLOAD_MAX: usize = 1024 * 1024;
 /// 64 KiB bounds that to about 1.3 MiB a connection. `tests/allocation.rs` holds it to that.
 pub const REPLY_PAYLOAD_MAX: usize = 64 * 1024;
 
+/// Version 3. Most bytes of a [stream](crate#streams) that are sent ahead of what the receiver has handed
+/// on, and so that it holds. As much as Linux holds for a vsock connection (`VIRTIO_VSOCK_DEFAULT_BUF_SIZE`),
+/// and at a round trip of two milliseconds still 128 MB/s.
+pub const STREAM_WINDOW: usize = 256 * 1024;
+
+/// Version 3. How much of it a receiver has handed on when it says so: seldom enough that nobody notices, soon
+/// enough that the sender does not run out.
+pub const STREAM_GRANT: usize = STREAM_WINDOW / 4;
+
 /// Smallest payload ceiling, in bytes, that a peer may announce in its
 /// [`Hello`](crate::handshake::Hello): every reply of fixed size and the longest failure fit, with
 /// room to spare. Below it a connection would be all headers, or could not carry an answer at all.
@@ -63,6 +72,7 @@ pub const FAILURE_TEXT_MAX: usize = 1024;
 pub const ENTRIES_BATCH_BYTES: usize = REPLY_PAYLOAD_MAX / 2;
 
 // Cross-side invariants, checked when this crate is compiled.
+const _: () = assert!(STREAM_GRANT + DATA_PAYLOAD_MAX <= STREAM_WINDOW);
 const _: () = assert!(CODE_MAX * 2 <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(EDIT_TEXT_MAX * 2 + 2 * PATH_MAX <= REQUEST_PAYLOAD_MAX);
 const _: () = assert!(SEARCH_LINE_MAX as usize * 2 <= PAYLOAD_MAX_MIN);

@@ -256,6 +256,18 @@ pub struct Connect {
     pub port: u16,
 }
 
+/// Version 3. What the sides of a [stream](crate#streams) tell each other beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamMessage {
+    /// So many bytes more were handed on: as many more may come.
+    Taken {
+        /// How many.
+        bytes: u32,
+    },
+    /// This side gives the stream up, or after the end of its direction: wants no more.
+    GivenUp,
+}
+
 /// One environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvVar {

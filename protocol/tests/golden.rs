@@ -20,8 +20,8 @@ use waggle_protocol::{
         Capabilities, Connect, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd,
         ExecLogged, ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd,
         ListFiles, Log, Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request,
-        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User,
-        WriteFile,
+        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamMessage, StreamTotals, Tool,
+        Unpack, User, WriteFile,
     },
 };
 
@@ -492,6 +492,8 @@ fn what_came_with_version_3() {
         &Request::Connect(Connect { port: 65_535 }),
     );
     pin3("reply_connected", &Reply::Connected);
+    pin3("stream_taken", &StreamMessage::Taken { bytes: 65_536 });
+    pin3("stream_given_up", &StreamMessage::GivenUp);
     let failure = Failure {
         code: FailureCode::Refused,
         message: "nobody listens on port 8000".into(),

@@ -23,8 +23,8 @@ use waggle_protocol::{
         Capabilities, Connect, EditFile, Edited, EndReason, Entry, EnvVar, Exec, ExecEnd,
         ExecLogged, ExitStatus, Failure, FailureCode, FileInfo, FileKind, FindFiles, LinesEnd,
         ListFiles, Log, Logs, Pack, PackageManager, Program, ReadFile, ReadLines, Reply, Request,
-        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamTotals, Tool, Unpack, User,
-        WriteFile,
+        Search, SearchEnd, SearchLine, SearchRecord, Signal, StreamMessage, StreamTotals, Tool,
+        Unpack, User, WriteFile,
     },
 };
 
@@ -451,6 +451,7 @@ fn decode_as_everything(payload: Vec<u8>) {
     decode::<Request>(&frame);
     decode::<Tool>(&frame);
     decode::<SearchRecord>(&frame);
+    decode::<StreamMessage>(&frame);
     decode::<Reply>(&frame);
     decode::<Ready>(&frame);
     decode::<BootConfig>(&frame);
@@ -517,6 +518,12 @@ proptest::proptest! {
     ) {
         survives(&tool);
         survives(&record);
+    }
+
+    #[test]
+    fn what_goes_beside_a_stream_survives_the_wire(bytes in any::<u32>()) {
+        survives(&StreamMessage::Taken { bytes });
+        survives(&StreamMessage::GivenUp);
     }
 
     #[test]

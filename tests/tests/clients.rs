@@ -97,6 +97,11 @@ const TOOLS: &[(&str, &[&str], &[&str])] = &[
             "limit",
         ],
     ),
+    (
+        "forward_port",
+        &["environment_id", "port"],
+        &["host_port", "close"],
+    ),
 ];
 
 fn check_tools(tools: &[Value]) {

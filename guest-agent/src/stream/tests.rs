@@ -6,7 +6,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use waggle_protocol::frame::Kind;
+use waggle_protocol::frame::{Kind, encode};
 use waggle_protocol::message::{Connect, FailureCode, Reply, Request};
 
 use super::*;
@@ -20,6 +20,10 @@ async fn connected() -> (Host, TcpStream) {
     let answer = host.ask(Request::Connect(Connect { port })).await;
     assert_eq!(*answer.terminal(), Reply::Connected);
     (host, listener.accept().await.unwrap().0)
+}
+
+async fn tell(host: &mut Host, message: StreamMessage) {
+    host.data(Kind::Control, &codec::to_payload(&message)).await;
 }
 
 async fn next(host: &mut Host) -> Vec<u8> {
@@ -136,7 +140,7 @@ async fn the_host_gives_up_by_a_frame_or_by_closing_and_the_program_is_told() {
         let (mut host, mut program) = connected().await;
         program.write_all(b"unread").await.unwrap();
         if by_frame {
-            host.data(Kind::Control, b"").await;
+            tell(&mut host, StreamMessage::GivenUp).await;
             assert!(host.served.await.unwrap().is_err());
         } else {
             let (_, served) = host.hang_up().await;
@@ -153,7 +157,8 @@ async fn the_host_gives_up_by_a_frame_or_by_closing_and_the_program_is_told() {
 async fn what_is_no_stream_ends_it() {
     for (kind, payload) in [
         (Kind::Stdin, b"x".as_slice()),
-        (Kind::Control, b"\0"),
+        (Kind::Control, b""),
+        (Kind::Control, b"\0\x01"),
         (Kind::Stdout, b""),
     ] {
         let (mut host, _program) = connected().await;
@@ -165,6 +170,86 @@ async fn what_is_no_stream_ends_it() {
     host.data(Kind::File, b"").await;
     host.data(Kind::File, b"more after the end").await;
     assert!(host.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_read_keeps_the_host_at_the_window() {
+    let (mut host, mut program) = connected().await;
+    let piece = vec![7; 32 * 1024];
+    let mut granted = STREAM_WINDOW;
+    let mut sent = 0;
+    // Until what its kernel takes by itself is full.
+    while sent < granted {
+        host.data(Kind::File, &piece).await;
+        sent += piece.len();
+        let heard = timeout(Duration::from_millis(300), host.connection.reader.next());
+        if granted - sent < piece.len()
+            && let Ok(Some(frame)) = heard.await
+        {
+            match codec::message(&frame.unwrap()).unwrap() {
+                StreamMessage::Taken { bytes } => granted += bytes as usize,
+                other @ StreamMessage::GivenUp => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(
+        !host.served.is_finished(),
+        "all of that was within the window"
+    );
+    // It hears that it is over all the same.
+    let (mut deaf, _deaf_program) = connected().await;
+    for _ in 0..STREAM_WINDOW / piece.len() {
+        deaf.data(Kind::File, &piece).await;
+    }
+    tell(&mut deaf, StreamMessage::GivenUp).await;
+    let served = timeout(Duration::from_secs(5), deaf.served).await;
+    assert!(served.expect("it hears").unwrap().is_err());
+
+    // What the program reads is told, and comes whole.
+    let mut heard = vec![0; sent];
+    program.read_exact(&mut heard).await.unwrap();
+    assert!(heard.iter().all(|byte| *byte == 7));
+    let frame = host.connection.reader.next().await.unwrap().unwrap();
+    let told: StreamMessage = codec::message(&frame).unwrap();
+    assert!(matches!(told, StreamMessage::Taken { .. }), "{told:?}");
+}
+
+#[tokio::test]
+async fn more_than_the_window_is_no_stream() {
+    let (mut host, _program) = connected().await;
+    tell(&mut host, StreamMessage::Taken { bytes: 1 }).await;
+    assert!(
+        host.is_closed().await,
+        "nothing was sent that could be taken"
+    );
+
+    let (mut host, _program) = connected().await;
+    let piece = vec![7; 64 * 1024];
+    // Without listening for what was taken. The connection may close on the way.
+    for _ in 0..1000 {
+        let mut bytes = BytesMut::new();
+        encode(Kind::File, &piece, &mut bytes);
+        if host.connection.writer.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    assert!(host.served.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn what_was_sent_before_the_end_is_delivered_to_a_slow_program() {
+    let (mut host, mut program) = connected().await;
+    let sent = vec![7; STREAM_WINDOW];
+    for piece in sent.chunks(64 * 1024) {
+        host.data(Kind::File, piece).await;
+    }
+    host.data(Kind::File, b"").await;
+    tell(&mut host, StreamMessage::GivenUp).await;
+    let (_, served) = host.hang_up().await;
+    let mut heard = Vec::new();
+    program.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard.len(), sent.len());
+    assert!(served.is_ok(), "{served:?}");
 }
 
 #[tokio::test]

@@ -21,7 +21,10 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use crate::environment::EnvironmentId;
+use crate::{
+    client::{ClientError, ServerOptions},
+    environment::EnvironmentId,
+};
 use channel::pipe;
 pub use pack::PackError;
 pub use remote::RemoteError;
@@ -39,13 +42,9 @@ pub struct Arguments {
     /// source under its own name; else the copy gets the destination's name
     pub destination: OsString,
 
-    /// The server that has the environment
-    #[arg(long, env = "WAGGLE_SERVER", default_value = "http://127.0.0.1:8080")]
-    pub server: String,
-
-    /// File with the server's bearer token
-    #[arg(long, env = "WAGGLE_AUTH_TOKEN_FILE")]
-    pub auth_token_file: Option<PathBuf>,
+    #[allow(missing_docs)] // A comment here would be the command's.
+    #[command(flatten)]
+    pub server: ServerOptions,
 
     /// Whose rights apply in the environment, and who owns what is copied there
     #[arg(long, value_enum, default_value_t = User::Sandbox)]
@@ -136,11 +135,7 @@ pub async fn run(
 ) -> Result<(), CopyError> {
     let source = Side::parse(&arguments.source)?;
     let destination = Side::parse(&arguments.destination)?;
-    let server = Server::new(
-        &arguments.server,
-        arguments.auth_token_file.as_deref(),
-        arguments.user,
-    )?;
+    let server = Server::new(&arguments.server, arguments.user)?;
     match (source, destination) {
         (Side::Environment { id, path }, Side::Local(destination)) => {
             let name = last_part(&path)?;
@@ -220,7 +215,7 @@ async fn upload(
     match server.put(id, path, receiver).await {
         Ok(()) => producer.await?,
         // The server says why it takes no more; the producer only noticed.
-        Err(error @ RemoteError::Refused { .. }) => Err(error.into()),
+        Err(error @ RemoteError::Client(ClientError::Refused { .. })) => Err(error.into()),
         Err(error) => match producer.await? {
             Err(own) if !own.is_broken_pipe() => Err(own),
             _ => Err(error.into()),

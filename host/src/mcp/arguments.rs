@@ -250,3 +250,19 @@ pub(super) struct SearchFiles {
     #[schemars(range(min = 1, max = 1000))]
     pub(super) limit: Option<u32>,
 }
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForwardPort {
+    /// Id from `create_environment`.
+    pub(super) environment_id: String,
+    /// The port in the environment.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub(super) port: u32,
+    /// The port of the host. Default: any that is free.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub(super) host_port: Option<u32>,
+    /// End the forward of this port instead, with its connections.
+    #[serde(default)]
+    pub(super) close: bool,
+}

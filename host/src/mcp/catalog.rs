@@ -26,10 +26,11 @@ pub(super) enum Name {
     EditFile,
     ListFiles,
     SearchFiles,
+    ForwardPort,
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::CreateEnvironment,
         Self::DestroyEnvironment,
         Self::ListEnvironments,
@@ -41,6 +42,7 @@ impl Name {
         Self::EditFile,
         Self::ListFiles,
         Self::SearchFiles,
+        Self::ForwardPort,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Name {
             Self::EditFile => "edit_file",
             Self::ListFiles => "list_files",
             Self::SearchFiles => "search_files",
+            Self::ForwardPort => "forward_port",
         }
     }
 
@@ -167,6 +170,16 @@ impl Name {
                  out; all_files takes the first two in. Long lines are cut. Symbolic links are not \
                  followed. It stops after 30 seconds with what it has found.",
                 hints(true, false, true),
+            ),
+            Self::ForwardPort => tool::<arguments::ForwardPort, results::Forwarded>(
+                self,
+                "Forward a port",
+                "Makes a server that runs in an environment reachable from the host of this tool: \
+                 connections to the returned address, on 127.0.0.1, lead to port on the environment's \
+                 own loopback. Start the server with execute and background first, listening on \
+                 127.0.0.1 or 0.0.0.0. Inside the environment itself use localhost. It ends with \
+                 the environment or with close; bytes that go through count as use of it.",
+                hints(false, false, true),
             ),
         }
     }

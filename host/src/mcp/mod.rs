@@ -33,12 +33,12 @@ use rmcp::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::service::{
-    Call, CreateRequest, ExecuteRequest, Execution, Installation, ReadFrom, Service, ServiceError,
-    Until,
+    Call, CreateRequest, ExecuteRequest, Execution, ForwardRequest, Installation, ReadFrom,
+    Service, ServiceError, Until,
 };
 use arguments::{
-    CreateEnvironment, DestroyEnvironment, Execute, InstallPackages, ListEnvironments, Process,
-    ProcessAction,
+    CreateEnvironment, DestroyEnvironment, Execute, ForwardPort, InstallPackages, ListEnvironments,
+    Process, ProcessAction,
 };
 use catalog::Name;
 
@@ -112,6 +112,7 @@ impl Handler {
             Name::EditFile => self.edit_file(arguments).await,
             Name::ListFiles => self.list_files(arguments).await,
             Name::SearchFiles => self.search_files(arguments).await,
+            Name::ForwardPort => self.forward_port(arguments).await,
         };
         outcome.unwrap_or_else(|error| {
             tracing::info!(tool = name.as_str(), %error, "a call was refused or failed");
@@ -224,6 +225,23 @@ impl Handler {
             }
         };
         success::<results::Process>(&result)
+    }
+
+    async fn forward_port(&self, arguments: JsonObject) -> Outcome {
+        let ForwardPort {
+            environment_id,
+            port,
+            host_port,
+            close,
+        } = parse(arguments)?;
+        let request = ForwardRequest {
+            environment_id,
+            port,
+            host_port,
+            close,
+        };
+        let forwarded = self.service.forward_port(request).await?;
+        success(&results::Forwarded::from(forwarded))
     }
 
     async fn install_packages(&self, arguments: JsonObject, call: &Call) -> Outcome {

@@ -8,6 +8,7 @@ mod files;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(super) use crate::port::Answer as Forwarded;
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status},
     service::{self, End, Ended, GuestLog, ProcessSummary, Progressed},

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status, store::StoreError},
+    network::ports::PortError,
     session::{BootError, LinkError},
 };
 
@@ -89,6 +90,9 @@ pub enum ServiceError {
         "{0} does not read its input, and enough waits for it already; nothing was added: call process with action read to see what it does"
     )]
     InputFull(ProcessId),
+    /// A port that is not forwarded, or not closed.
+    #[error("{0}")]
+    Port(#[from] PortError),
     /// Another call installs packages there.
     #[error(
         "another call installs packages in this environment and did not end within {} seconds, so nothing was done; call again later", .0.as_secs()
@@ -259,7 +263,7 @@ fn guest_failure(failure: &waggle_protocol::message::Failure) -> String {
 }
 
 /// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The use cases: create, destroy, list ([`Service`]), and work inside an environment (in `execute`,
-//! `install`, `process` and `files`).
+//! `install`, `process`, `ports` and `files`).
 //!
 //! Owns the life of environments: whoever creates one here can rely on it being destroyed by
 //! somebody (the caller, the reaper, [`Service::shut_down`]) and on nothing of it being left. Does
@@ -15,6 +15,7 @@ mod files;
 mod install;
 mod keyed;
 mod packages;
+mod ports;
 mod process;
 mod reaper;
 mod run;
@@ -38,6 +39,7 @@ use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
 pub use error::ServiceError;
+pub(crate) use error::chain;
 pub use execute::{ExecuteRequest, Execution};
 pub use files::{
     ArchiveRequest, Content, EditRequest, Encoding, FileEdited, FileRead, FileWritten,
@@ -46,6 +48,7 @@ pub use files::{
 };
 pub use install::{Installation, Package};
 pub use keyed::KeyError;
+pub use ports::{ForwardRequest, Forwarded};
 pub use process::{
     MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,
 };
@@ -56,7 +59,10 @@ use crate::{
         Environment, EnvironmentId, Runtime, Status,
         store::{Lease, Store, minutes},
     },
-    network::guest::{GuestNetwork, Prepared},
+    network::{
+        guest::{GuestNetwork, Prepared},
+        ports::Ports,
+    },
     resolve::Overrides,
     session::{BootError, BootOptions, LinkError, Session},
     settings::Settings,
@@ -76,6 +82,7 @@ pub(crate) struct Live {
     installing: tokio::sync::Mutex<Installs>,
     keyed: KeyedRuns,
     processes: Processes,
+    ports: Ports,
 }
 
 /// Whom a program runs as.
@@ -254,6 +261,7 @@ impl Service {
             installing: tokio::sync::Mutex::default(),
             keyed: KeyedRuns::default(),
             processes: Processes::default(),
+            ports: Ports::default(),
         });
         let environment = self.store.booted(&id, Arc::clone(&live))?;
         reservation.id = None;
@@ -316,6 +324,7 @@ impl Service {
         let store = Arc::clone(&self.store);
         let end = self.tasks.spawn(async move {
             if let Some(live) = live {
+                live.ports.end().await;
                 live.session.close().await;
             }
             store.remove(&id);
@@ -377,6 +386,7 @@ async fn watch(store: Arc<Store<Live>>, id: EnvironmentId, died: impl Future<Out
         return;
     };
     tracing::warn!(%id, why = death.status, console = death.console_tail, "the machine of an environment ended");
+    live.ports.end().await;
     live.session.close().await;
 }
 

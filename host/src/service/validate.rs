@@ -90,6 +90,14 @@ pub enum ArgumentError {
     /// Content that is not base64.
     #[error("content is not base64 ({0}); give standard base64, or leave encoding out for text")]
     Base64(base64::DecodeError),
+    /// A port out of range.
+    #[error("{argument} {given} is no TCP port; give 1 to 65535{}", if *.argument == "host_port" { ", or leave it out to get a free one" } else { "" })]
+    Port {
+        /// Which argument.
+        argument: &'static str,
+        /// What was given.
+        given: u32,
+    },
     /// Not a process's id.
     #[error("{0}; call process with action list to see those that exist")]
     ProcessId(MalformedProcessId),
@@ -240,6 +248,18 @@ pub fn name(text: String) -> Result<String, ArgumentError> {
     } else {
         Err(ArgumentError::Name)
     }
+}
+
+/// A TCP port, from `argument`.
+///
+/// # Errors
+///
+/// [`ArgumentError::Port`].
+pub fn port(argument: &'static str, given: u32) -> Result<u16, ArgumentError> {
+    u16::try_from(given)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or(ArgumentError::Port { argument, given })
 }
 
 /// Idle minutes.

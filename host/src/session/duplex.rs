@@ -7,20 +7,22 @@
 //! Owns: the frames, the end of each direction, and giving up. Does not own: what the bytes say, nor
 //! where they come from and go to.
 //!
-//! Invariants: of each direction at most one frame is held; what the guest sends before it is asked
-//! stays with it, by vsock's flow control. A stream that is dropped before both directions have ended
-//! is given up: the guest is told by a frame, and what is on its way from there is taken for a moment,
-//! since a connection closed on top of it would never be told to the guest ([`super::pool`]). No half is
-//! ever shut down, which would lose bytes of the other.
+//! Invariants: to the guest at most one frame is held, from the guest at most [`STREAM_WINDOW`] bytes; nothing
+//! is read ahead of that. A stream that is dropped before both directions have ended is given up: the
+//! guest is told, and what is on its way from there is taken for a moment, since a connection closed on
+//! top of it would never be told to the guest ([`super::pool`]). No half is ever shut down, which would
+//! lose bytes of the other.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     sync::OwnedSemaphorePermit,
@@ -30,8 +32,8 @@ use tokio_util::io::poll_read_buf;
 use waggle_protocol::{
     codec,
     frame::{self, Frame, Kind},
-    limits::{HEADER_BYTES, REPLY_PAYLOAD_MAX},
-    message::{Connect, Reply, Request},
+    limits::{HEADER_BYTES, PAYLOAD_MAX_MIN, REPLY_PAYLOAD_MAX, STREAM_GRANT, STREAM_WINDOW},
+    message::{Connect, Reply, Request, StreamMessage},
 };
 use waggle_runtime::MachineStream;
 
@@ -80,18 +82,38 @@ struct Wire<S> {
     stream: S,
     /// Bytes from the guest that are not a whole frame yet, or more than one.
     received: BytesMut,
-    /// The rest of the frame that is being read.
-    payload: Bytes,
+    /// What was not read yet.
+    queue: BytesMut,
+    /// Bytes that were read, and of which the guest does not know.
+    taken: usize,
     /// The guest has ended its direction.
-    is_read: bool,
-    /// The frame that is being sent.
+    is_ended: bool,
+    /// The frames that are being sent: one of data, and what was taken.
     unsent: BytesMut,
+    /// Bytes that the guest has room for.
+    window: usize,
     /// This side has ended its direction.
     is_written: bool,
     /// The connection is of no further use to either side.
     is_broken: bool,
     /// Most bytes of a payload to the guest.
     payload_max: usize,
+    wakers: Arc<Wakers>,
+}
+
+/// Who waits for the connection. Reading may have to send, and writing to receive, so whatever happens
+/// to the connection is for both.
+#[derive(Debug, Default)]
+struct Wakers {
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Wake for Wakers {
+    fn wake(self: Arc<Self>) {
+        self.reader.wake();
+        self.writer.wake();
+    }
 }
 
 impl<S: Transport> FramedStream<S> {
@@ -148,13 +170,16 @@ impl<S: Transport> FramedStream<S> {
         let wire = Wire {
             stream,
             received,
-            payload: Bytes::new(),
-            is_read: false,
+            queue: BytesMut::new(),
+            taken: 0,
+            is_ended: false,
             unsent: BytesMut::new(),
+            window: STREAM_WINDOW,
             is_written: false,
             is_broken: false,
             // With its header it then fits the guest's packets.
             payload_max: payload_max.saturating_sub(HEADER_BYTES),
+            wakers: Arc::default(),
         };
         Self {
             wire: Some(wire),
@@ -171,6 +196,16 @@ impl<S: Transport> FramedStream<S> {
 }
 
 impl Session {
+    /// Refuses a guest whose agent does not know streams.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::TooOld`], or that the agent cannot be reached.
+    pub async fn require_streams(&self) -> Result<(), LinkError> {
+        self.ask(async |connection| connection.require(VERSION_STREAMS))
+            .await
+    }
+
     /// Connects to a TCP port on the guest's loopback.
     ///
     /// # Errors
@@ -186,11 +221,6 @@ impl Session {
         };
         Ok(within(OPEN_TIMEOUT, connect).await?.holding(place))
     }
-}
-
-/// The guest broke the rules, or left in the middle.
-fn broken(error: impl Into<LinkError>) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error.into())
 }
 
 impl<S: Transport> Wire<S> {
@@ -219,28 +249,46 @@ impl<S: Transport> Wire<S> {
         Ok(codec::message(&frame.await?)?)
     }
 
-    /// Makes the next piece ready to be handed out.
-    fn poll_payload(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        while self.payload.is_empty() && !self.is_read {
-            // The one control frame that is due has no payload.
-            let frame = ready!(self.poll_frame(context, 0))?;
-            match frame.kind {
-                Kind::File => {
-                    self.is_read = frame.payload.is_empty();
-                    self.payload = frame.payload;
+    /// Takes the guest's next frame.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        // A stream's messages are short.
+        let frame = ready!(self.poll_frame(context, PAYLOAD_MAX_MIN))?;
+        let length = frame.payload.len();
+        match frame.kind {
+            Kind::Control => match codec::message(&frame)? {
+                StreamMessage::Taken { bytes } => {
+                    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                    self.window = self.window.saturating_add(bytes);
+                    if self.window > STREAM_WINDOW {
+                        return Poll::Ready(Err(LinkError::Unexpected(
+                            "more of a stream taken than was sent",
+                        )));
+                    }
                 }
-                Kind::Control => return Poll::Ready(Err(LinkError::Closed)),
-                Kind::Stdin | Kind::Stdout | Kind::Stderr => {
-                    return Poll::Ready(Err(LinkError::Unexpected(
-                        "a data frame that a stream does not have",
-                    )));
-                }
+                StreamMessage::GivenUp => return Poll::Ready(Err(LinkError::Closed)),
+            },
+            Kind::File if self.is_ended => {
+                return Poll::Ready(Err(LinkError::Unexpected("more of a stream after its end")));
+            }
+            Kind::File if self.queue.len() + self.taken + length > STREAM_WINDOW => {
+                return Poll::Ready(Err(LinkError::Unexpected(
+                    "more of a stream than there is room for",
+                )));
+            }
+            Kind::File => {
+                self.is_ended = length == 0;
+                self.queue.extend_from_slice(&frame.payload);
+            }
+            Kind::Stdin | Kind::Stdout | Kind::Stderr => {
+                return Poll::Ready(Err(LinkError::Unexpected(
+                    "a data frame that a stream does not have",
+                )));
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what is left of the frame under way.
+    /// Sends what is left of the frames under way.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             let stream = Pin::new(&mut self.stream);
@@ -256,16 +304,64 @@ impl<S: Transport> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Hands `buffer` what came. Sends what is to be sent on the way.
+    fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), LinkError>> {
+        while self.queue.is_empty() && !self.is_ended {
+            // A failure shows to whoever writes, and here as the connection's end.
+            let sent = self.poll_send(context).is_ready();
+            let received = self.poll_receive(context);
+            if sent || received.is_ready() {
+                // The guest may have made room.
+                self.wakers.writer.wake();
+            }
+            ready!(received)?;
+        }
+        let count = self.queue.len().min(buffer.remaining());
+        buffer.put_slice(&self.queue.split_to(count));
+        self.taken += count;
+        if self.taken >= STREAM_GRANT && !self.is_ended {
+            let bytes = u32::try_from(self.taken).unwrap_or(u32::MAX);
+            self.taken = 0;
+            codec::put(&StreamMessage::Taken { bytes }, &mut self.unsent);
+        }
+        // What does not go now goes with the next call, of either kind.
+        let _ = self.poll_send(context).is_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits until a frame can be sent at all.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        ready!(self.poll_send(context))?;
+        while self.window == 0 {
+            let received = self.poll_receive(context);
+            if received.is_ready() {
+                self.wakers.reader.wake();
+            }
+            ready!(received)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The guest broke the rules, or left in the middle.
+    fn broken(&mut self, error: LinkError) -> io::Error {
+        self.is_broken = true;
+        io::Error::new(io::ErrorKind::ConnectionReset, error)
+    }
+
     /// Whether nothing is left to tell the guest.
     fn is_over(&self) -> bool {
-        self.is_broken || (self.is_read && self.is_written && self.unsent.is_empty())
+        self.is_broken || (self.is_ended && self.is_written && self.unsent.is_empty())
     }
 
     /// Tells the guest that this is the end, and takes what is on its way until it hears that.
     async fn give_up(self) {
         let (mut reader, mut writer) = tokio::io::split(self.stream);
         let mut last = self.unsent;
-        frame::encode(Kind::Control, &[], &mut last);
+        codec::put(&StreamMessage::GivenUp, &mut last);
         let tell = async {
             // If that fails the guest is gone, which shows at the other half.
             let _ = writer.write_all(&last).await;
@@ -292,13 +388,10 @@ impl<S: Transport> AsyncRead for FramedStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = self.wire()?;
-        if let Err(error) = ready!(wire.poll_payload(context)) {
-            wire.is_broken = true;
-            return Poll::Ready(Err(broken(error)));
-        }
-        let count = wire.payload.len().min(buffer.remaining());
-        buffer.put_slice(&wire.payload.split_to(count));
-        Poll::Ready(Ok(()))
+        wire.wakers.reader.register(context.waker());
+        let waker = Waker::from(Arc::clone(&wire.wakers));
+        let taken = ready!(wire.poll_take(&mut Context::from_waker(&waker), buffer));
+        Poll::Ready(taken.map_err(|error| wire.broken(error)))
     }
 }
 
@@ -312,10 +405,15 @@ impl<S: Transport> AsyncWrite for FramedStream<S> {
         if wire.is_written || wire.is_broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        ready!(wire.poll_send(context))?;
-        let piece = bytes.get(..wire.payload_max).unwrap_or(bytes);
+        wire.wakers.writer.register(context.waker());
+        let waker = Waker::from(Arc::clone(&wire.wakers));
+        let context = &mut Context::from_waker(&waker);
+        ready!(wire.poll_room(context)).map_err(|error| wire.broken(error))?;
+        let most = wire.payload_max.min(wire.window);
+        let piece = bytes.get(..most).unwrap_or(bytes);
         // Without a payload it would be the end.
         if !piece.is_empty() {
+            wire.window -= piece.len();
             frame::encode(Kind::File, piece, &mut wire.unsent);
             // As much as goes at once; the rest waits for the next write, or the flush.
             if let Poll::Ready(outcome) = wire.poll_send(context) {
@@ -327,6 +425,9 @@ impl<S: Transport> AsyncWrite for FramedStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.wire()?;
+        wire.wakers.writer.register(context.waker());
+        let waker = Waker::from(Arc::clone(&wire.wakers));
+        let context = &mut Context::from_waker(&waker);
         ready!(wire.poll_send(context))?;
         Pin::new(&mut wire.stream).poll_flush(context)
     }
@@ -334,7 +435,6 @@ impl<S: Transport> AsyncWrite for FramedStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.wire()?;
         if !wire.is_written {
-            ready!(wire.poll_send(context))?;
             frame::encode(Kind::File, &[], &mut wire.unsent);
             wire.is_written = true;
         }

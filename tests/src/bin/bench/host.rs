@@ -55,8 +55,17 @@ impl Host {
 
     /// A `waggle serve`. It uses the accelerator of these machines: nobody probes it twice.
     pub(crate) async fn serve(&self) -> Server {
+        Server::start(self.settings()).await
+    }
+
+    /// A `waggle serve` with one more setting.
+    pub(crate) async fn serve_with(&self, variable: &str, value: &str) -> Server {
+        Server::start(self.settings().with(variable, value)).await
+    }
+
+    fn settings(&self) -> Settings {
         let accelerator = self.vmm.accelerator().to_string();
-        Server::start(Settings::default().with(settings::ACCELERATOR, accelerator)).await
+        Settings::default().with(settings::ACCELERATOR, accelerator)
     }
 
     /// A machine as `waggle serve` makes them by default.

@@ -8,6 +8,7 @@
 //! What is compared is measured in turns, so that noise of the host falls on all of it alike.
 
 mod calls;
+mod download;
 mod floor;
 mod host;
 mod output;
@@ -66,6 +67,8 @@ enum Part {
     Streams,
     /// A program that prints 1 GiB
     Output,
+    /// 256 MiB through the egress proxy
+    Download,
 }
 
 const FILE_BYTES: usize = 16 << 20;
@@ -110,6 +113,9 @@ async fn main() -> anyhow::Result<()> {
         let (rows, grown) = output::output(&host).await?;
         report.extend(rows);
         report.add_size("host_rss_1g_output", grown);
+    }
+    if wanted(Part::Download) {
+        report.extend(download::download(&host).await?);
     }
 
     say(&format!("\n{report}"));
@@ -237,6 +243,15 @@ fn ratios(report: &Report, session_exec: Option<&Row>) -> String {
             busy / idle
         ))
     })());
+    for name in ["download_256m_proxy", "download_256m_tunnel"] {
+        line((|| {
+            let (ours, alone) = (rate(name)?, rate("download_256m_host")?);
+            Some(format!(
+                "{name} {ours:.0} MiB/s, download_256m_host {alone:.0} MiB/s: {:.0} %",
+                100.0 * ours / alone
+            ))
+        })());
+    }
     lines.join("\n")
 }
 

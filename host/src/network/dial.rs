@@ -1,0 +1,557 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! From a permitted name to a connection: resolve, check each address, connect to a checked one.
+//!
+//! Owns how the host reaches the outside, also by its own upstream proxy. Invariants: a name that the
+//! policy refuses is never resolved; a connection is only made to an address that was checked; a
+//! credential of the upstream proxy is in no log and no error. Every future here ends in bounded time
+//! and may be dropped.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use http_body_util::Empty;
+use hyper::{
+    Method, Request, StatusCode, Uri,
+    header::{HOST, HeaderValue, PROXY_AUTHORIZATION},
+};
+use hyper_util::{
+    client::{
+        legacy::connect::{Connected, Connection},
+        proxy::matcher::{Intercept, Matcher},
+    },
+    rt::TokioIo,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::either::Either;
+use url::Host;
+
+use super::{
+    policy::{Denial, Policy, Target},
+    resolver::{Resolve, SystemResolver},
+};
+
+/// How long a name may take to resolve: glibc asks each of three servers twice, 5 seconds each; what
+/// takes longer than this is down for a caller.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a connection may take to be made, over all addresses.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long one address is tried before the next is tried as well (RFC 8305, 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Most addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// Names that one environment resolves at the same time, so that one that asks for many slow names
+/// keeps only itself waiting.
+const LOOKUPS_EACH: usize = 8;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The policy refuses it.
+    #[error("{0}")]
+    Denied(Box<Denial>),
+    /// The name has no address.
+    #[error("the host cannot resolve {name}: {source}")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The resolver does not answer.
+    #[error("the host's resolver did not find {name} within {} seconds", RESOLVE_TIMEOUT.as_secs())]
+    ResolveTimeout {
+        /// The name.
+        name: String,
+    },
+    /// Nobody takes the connection.
+    #[error("{target} cannot be reached: {source}")]
+    Connect {
+        /// Where to.
+        target: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("{target} did not take a connection within {} seconds", CONNECT_TIMEOUT.as_secs())]
+    ConnectTimeout {
+        /// Where to.
+        target: String,
+    },
+    /// The host's own proxy refuses.
+    #[error("the host's upstream proxy {proxy} answered {status} for {target}")]
+    Upstream {
+        /// The proxy, without credentials.
+        proxy: String,
+        /// Its answer.
+        status: StatusCode,
+        /// Where to.
+        target: String,
+    },
+    /// The host's own proxy does not speak HTTP.
+    #[error("the host's upstream proxy {proxy} failed for {target}: {source}")]
+    UpstreamBroken {
+        /// The proxy, without credentials.
+        proxy: String,
+        /// Where to.
+        target: String,
+        /// What went wrong.
+        source: hyper::Error,
+    },
+    /// The connection was made, and broke before there was an answer.
+    #[error("{target} broke off before it answered: {source}")]
+    Broken {
+        /// Where to.
+        target: String,
+        /// What went wrong.
+        source: hyper::Error,
+    },
+    /// A kind of proxy that Waggle does not speak to.
+    #[error(
+        "the host's upstream proxy {proxy} is not an http:// one; set HTTPS_PROXY and HTTP_PROXY to one that is, or list {target} in NO_PROXY"
+    )]
+    UpstreamScheme {
+        /// The proxy, without credentials.
+        proxy: String,
+        /// Where to.
+        target: String,
+    },
+    /// The URI has no host.
+    #[error("{0} has no host and port")]
+    NoTarget(String),
+}
+
+impl From<Denial> for DialError {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(Box::new(denial))
+    }
+}
+
+/// What the connection will carry: an upstream proxy is chosen by it, and used differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// Anything. An upstream proxy gets a CONNECT.
+    Tunnel,
+    /// Plain HTTP requests. An upstream proxy gets them in absolute form.
+    Http,
+}
+
+/// A connection to a target, or to the upstream proxy that forwards requests to it.
+#[derive(Debug)]
+pub struct Outbound {
+    stream: Either<TcpStream, TokioIo<hyper::upgrade::Upgraded>>,
+    /// The checked address that it goes to; none if an upstream proxy chose it.
+    pub address: Option<SocketAddr>,
+    /// Requests must be in absolute form: the peer is a proxy, which may want this header.
+    pub forward: Option<Forward>,
+}
+
+/// What a proxy wants beside a request in absolute form.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// The value of `Proxy-Authorization`, marked as sensitive.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl AsyncRead for Outbound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Outbound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Connection for Outbound {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.forward.is_some())
+    }
+}
+
+/// Makes connections. Cheap to clone; a clone shares all limits.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    resolver: Arc<dyn Resolve>,
+    upstream: Arc<Matcher>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Dialer {
+    /// A dialer that resolves with `resolver` and uses the proxies of `upstream`.
+    #[must_use]
+    pub fn new(resolver: Arc<dyn Resolve>, upstream: Matcher) -> Self {
+        Self {
+            resolver,
+            upstream: Arc::new(upstream),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_EACH)),
+        }
+    }
+
+    /// A dialer that resolves as this host does, and uses the proxies of `HTTPS_PROXY`, `HTTP_PROXY`,
+    /// `ALL_PROXY` and `NO_PROXY`.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::new(Arc::new(SystemResolver::default()), Matcher::from_env())
+    }
+
+    /// The same for somebody else, with limits of its own below the common ones.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            lookups: Arc::new(Semaphore::new(LOOKUPS_EACH)),
+            ..self.clone()
+        }
+    }
+
+    /// Connects to `target`, if `policy` permits it.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError`].
+    pub async fn connect(
+        &self,
+        policy: &Policy,
+        target: &Target,
+        carries: Carries,
+    ) -> Result<Outbound, DialError> {
+        policy.permits(target)?;
+        let upstream = self.upstream(target, carries);
+        let addresses = match self.addresses(policy, target).await {
+            Ok(addresses) => addresses,
+            // The upstream proxy may know names that this host does not.
+            Err(DialError::Resolve { .. } | DialError::ResolveTimeout { .. })
+                if upstream.is_some() =>
+            {
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        match upstream {
+            Some(proxy) => self.by_upstream(target, carries, &proxy).await,
+            None => {
+                let (stream, address) = race(addresses, &target.to_string()).await?;
+                Ok(Outbound {
+                    stream: Either::Left(stream),
+                    address: Some(address),
+                    forward: None,
+                })
+            }
+        }
+    }
+
+    /// The value of `Proxy-Authorization` that plain HTTP requests to `target` need, if an upstream proxy
+    /// forwards them.
+    #[must_use]
+    pub fn forward(&self, target: &Target) -> Option<Forward> {
+        let proxy = self.upstream(target, Carries::Http)?;
+        let authorization = proxy.basic_auth().cloned();
+        Some(Forward { authorization })
+    }
+
+    /// The addresses of `target` that `policy` permits, at least one.
+    async fn addresses(
+        &self,
+        policy: &Policy,
+        target: &Target,
+    ) -> Result<Vec<SocketAddr>, DialError> {
+        let found = match (&target.host, target.literal()) {
+            (_, Some(address)) => vec![address],
+            (Host::Domain(name), None) => self.resolve(name).await?,
+            (host, None) => return Err(DialError::NoTarget(host.to_string())),
+        };
+        let mut permitted = Vec::new();
+        let mut refused = None;
+        for address in found.into_iter().take(ADDRESSES_MAX) {
+            match policy.permits_address(target, address) {
+                Ok(()) => permitted.push(SocketAddr::new(address, target.port)),
+                Err(denial) => refused = refused.or(Some(denial)),
+            }
+        }
+        match refused {
+            // One bad address among good ones is left out: nobody connects to it.
+            Some(denial) if permitted.is_empty() => Err(denial.into()),
+            _ => Ok(permitted),
+        }
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
+        let lookup = self.resolver.resolve(name, Arc::clone(&self.lookups));
+        let failed = |source| DialError::Resolve {
+            name: name.to_owned(),
+            source,
+        };
+        match timeout(RESOLVE_TIMEOUT, lookup).await {
+            Ok(Ok(found)) if found.is_empty() => Err(failed(io::Error::new(
+                io::ErrorKind::NotFound,
+                "it has no address",
+            ))),
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(source)) => Err(failed(source)),
+            Err(_) => Err(DialError::ResolveTimeout {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    /// The host's own proxy for `target`. Never for this host itself, which no other can reach.
+    fn upstream(&self, target: &Target, carries: Carries) -> Option<Intercept> {
+        if target
+            .literal()
+            .is_some_and(|address| address.is_loopback())
+        {
+            return None;
+        }
+        let scheme = match carries {
+            Carries::Tunnel => "https",
+            Carries::Http => "http",
+        };
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(target.to_string())
+            .path_and_query("/")
+            .build();
+        self.upstream.intercept(&uri.ok()?)
+    }
+
+    async fn by_upstream(
+        &self,
+        target: &Target,
+        carries: Carries,
+        proxy: &Intercept,
+    ) -> Result<Outbound, DialError> {
+        let uri = proxy.uri();
+        let name = uri.authority().map(ToString::to_string).unwrap_or_default();
+        if uri.scheme_str() != Some("http") {
+            return Err(DialError::UpstreamScheme {
+                proxy: uri.to_string(),
+                target: target.to_string(),
+            });
+        }
+        let proxy_target =
+            Target::parse(&name, Some(80)).map_err(|_| DialError::NoTarget(name.clone()))?;
+        // The operator named it: no policy applies.
+        let addresses = match (&proxy_target.host, proxy_target.literal()) {
+            (Host::Domain(name), None) => self.resolve(name).await?,
+            (_, literal) => literal.into_iter().collect(),
+        };
+        let addresses = addresses
+            .into_iter()
+            .map(|address| SocketAddr::new(address, proxy_target.port));
+        let (stream, _) = race(addresses.collect(), &format!("upstream proxy {name}")).await?;
+        let authorization = proxy.basic_auth().cloned();
+        if carries == Carries::Http {
+            let forward = Some(Forward { authorization });
+            return Ok(Outbound {
+                stream: Either::Left(stream),
+                address: None,
+                forward,
+            });
+        }
+        match timeout(CONNECT_TIMEOUT, tunnel(stream, target, authorization)).await {
+            Ok(Ok(Ok(upgraded))) => {
+                let stream = Either::Right(TokioIo::new(upgraded));
+                Ok(Outbound {
+                    stream,
+                    address: None,
+                    forward: None,
+                })
+            }
+            Ok(Ok(Err(status))) => Err(DialError::Upstream {
+                proxy: name,
+                status,
+                target: target.to_string(),
+            }),
+            Ok(Err(source)) => Err(DialError::UpstreamBroken {
+                proxy: name,
+                target: target.to_string(),
+                source,
+            }),
+            Err(_) => Err(DialError::ConnectTimeout {
+                target: target.to_string(),
+            }),
+        }
+    }
+}
+
+/// A tunnel to `target` over `stream`, or the proxy's answer if that is not success.
+///
+/// hyper does it, not hyper-util's `Tunnel`: that loses bytes which the target sends at once.
+async fn tunnel(
+    stream: TcpStream,
+    target: &Target,
+    authorization: Option<HeaderValue>,
+) -> Result<Result<hyper::upgrade::Upgraded, StatusCode>, hyper::Error> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = Request::new(Empty::<bytes::Bytes>::new());
+    *request.method_mut() = Method::CONNECT;
+    let authority = target.to_string();
+    if let (Ok(uri), Ok(host)) = (authority.parse(), HeaderValue::try_from(authority)) {
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(HOST, host);
+    }
+    if let Some(authorization) = authorization {
+        request
+            .headers_mut()
+            .insert(PROXY_AUTHORIZATION, authorization);
+    }
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        match response.status() {
+            status if status.is_success() => hyper::upgrade::on(response).await.map(Ok),
+            status => Ok(Err(status)),
+        }
+    };
+    // The connection is driven here, so that dropping this future leaves nothing running; it is done
+    // when it hands over the upgraded stream.
+    let (exchange, driven) = futures_util::future::join(exchange, connection.with_upgrades()).await;
+    driven.and(exchange)
+}
+
+/// Connects to the first of `addresses` that answers, trying the next one while a slow one is tried.
+async fn race(
+    addresses: Vec<SocketAddr>,
+    target: &str,
+) -> Result<(TcpStream, SocketAddr), DialError> {
+    timeout(CONNECT_TIMEOUT, first(addresses))
+        .await
+        .map_err(|_| DialError::ConnectTimeout {
+            target: target.to_owned(),
+        })?
+        .map_err(|source| DialError::Connect {
+            target: target.to_owned(),
+            source,
+        })
+}
+
+async fn first(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
+    let attempt = |address| async move { (TcpStream::connect(address).await, address) };
+    let mut rest = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    attempts.extend(rest.next().map(attempt));
+    loop {
+        tokio::select! {
+            next = attempts.next() => match next {
+                Some((Ok(stream), address)) => {
+                    // Interactive protocols would wait for one another's acknowledgements.
+                    stream.set_nodelay(true)?;
+                    return Ok((stream, address));
+                }
+                Some((Err(error), _)) => {
+                    last = error;
+                    attempts.extend(rest.next().map(attempt));
+                }
+                None => return Err(last),
+            },
+            () = sleep(ATTEMPT_DELAY), if rest.len() > 0 => attempts.extend(rest.next().map(attempt)),
+        }
+    }
+}
+
+/// Connections under one policy, for hyper-util's clients.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    dialer: Dialer,
+    policy: Policy,
+}
+
+impl Connector {
+    /// A connector to what `policy` permits.
+    #[must_use]
+    pub fn new(dialer: Dialer, policy: Policy) -> Self {
+        Self { dialer, policy }
+    }
+
+    /// As [`Dialer::forward`], for the target of `uri`.
+    #[must_use]
+    pub fn forward(&self, uri: &Uri) -> Option<Forward> {
+        self.dialer.forward(&target_of(uri).ok()?)
+    }
+}
+
+/// Where a request for `uri` goes.
+pub(crate) fn target_of(uri: &Uri) -> Result<Target, DialError> {
+    let none = || DialError::NoTarget(uri.to_string());
+    let default = match uri.scheme_str() {
+        Some("https") => 443,
+        Some("http") => 80,
+        _ => return Err(none()),
+    };
+    let host = uri.host().ok_or_else(none)?;
+    Target::new(host, uri.port_u16().unwrap_or(default)).map_err(|_| none())
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Outbound>;
+    type Error = DialError;
+    type Future = BoxFuture<'static, Result<Self::Response, DialError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { dialer, policy } = self.clone();
+        async move {
+            let target = target_of(&uri)?;
+            let carries = match uri.scheme_str() {
+                Some("http") => Carries::Http,
+                _ => Carries::Tunnel,
+            };
+            dialer
+                .connect(&policy, &target, carries)
+                .await
+                .map(TokioIo::new)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! An apt repository, asked as apt asks its proxy.
+
+use super::*;
+
+const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
+
+/// A repository with one package that its list knows and one that it does not.
+async fn repository() -> (Upstream, Digest) {
+    let list = format!(
+        "Package: a\nFilename: pool/a/a_1+b.deb\nSHA256: {}\n\n",
+        Digest::of(&content(60_000)).hex()
+    );
+    let digest = Digest::of(list.as_bytes());
+    let upstream = Upstream::start(move |parts| {
+        let path = parts.uri.path();
+        let mut response = match path {
+            "/debian/dists/x/InRelease" => answer("text/plain", "signed"),
+            "/debian/pool/a/a_1%2bb.deb" => answer("application/x-deb", content(60_000)),
+            "/debian/pool/u/u_1.deb" => answer("application/x-deb", "unknown"),
+            _ if path.contains("/by-hash/SHA256/") => answer("text/plain", list.clone()),
+            _ => return status(StatusCode::NOT_FOUND),
+        };
+        let headers = response.headers_mut();
+        headers.insert("last-modified", DATE.parse().expect("a value"));
+        if path.ends_with("InRelease") {
+            headers.insert("cache-control", "max-age=0".parse().expect("a value"));
+        }
+        let since = parts.headers.get("if-modified-since");
+        if since.is_some_and(|since| since == DATE) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = body("");
+        }
+        response
+    })
+    .await;
+    (upstream, digest)
+}
+
+#[tokio::test]
+async fn a_package_that_a_list_knows_is_kept() {
+    let (upstream, digest) = repository().await;
+    let (mirror, dir) = mirror(&upstream);
+    let root = format!("{}/debian", upstream.root);
+    let list = format!(
+        "{root}/dists/x/main/binary-amd64/by-hash/SHA256/{}",
+        digest.hex()
+    );
+    for served in [Served::Upstream, Served::Cache] {
+        let list = get(&mirror, &list).await;
+        assert_eq!((list.status, list.served), (200, Some(served)));
+        let package = get(&mirror, &format!("{root}/pool/a/a_1%2bb.deb")).await;
+        assert_eq!((package.status, package.served), (200, Some(served)));
+        assert!(package.whole && package.bytes == content(60_000));
+        eventually("kept", || files(&dir.path().join("sha256")).len() == 2).await;
+    }
+    assert_eq!(upstream.paths().len(), 2);
+
+    // apt goes on with a part that it has, if it is of the same file.
+    let package = format!("{root}/pool/a/a_1%2bb.deb");
+    let rest = [("range", "bytes=59999-"), ("if-range", DATE)];
+    let part = ask(&mirror, &package, &rest).await;
+    assert_eq!((part.status, part.bytes.len()), (206, 1));
+    let other = [
+        ("range", "bytes=5-"),
+        ("if-range", "Tue, 14 Nov 2023 22:13:21 GMT"),
+    ];
+    let whole = ask(&mirror, &package, &other).await;
+    assert_eq!((whole.status, whole.bytes.len()), (200, 60_000));
+}
+
+#[tokio::test]
+async fn a_package_that_no_list_knows_is_passed_through() {
+    let (upstream, _) = repository().await;
+    let (mirror, dir) = mirror(&upstream);
+    let package = format!("{}/debian/pool/u/u_1.deb", upstream.root);
+    for _ in 0..2 {
+        let answer = ask(&mirror, &package, &[("range", "bytes=1-"), ("x-own", "no")]).await;
+        assert_eq!(
+            (answer.text(), answer.served),
+            ("unknown", Some(Served::Upstream))
+        );
+        assert_eq!(answer.header("last-modified"), Some(DATE));
+    }
+    assert_eq!(upstream.header(1, "range").as_deref(), Some("bytes=1-"));
+    assert_eq!(upstream.header(1, "x-own"), None);
+    let unchanged = ask(&mirror, &package, &[("if-modified-since", DATE)]).await;
+    assert_eq!((unchanged.status, unchanged.whole), (304, true));
+    assert!(files(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_release_is_revalidated_for_the_mirror_and_for_apt() {
+    let (upstream, _) = repository().await;
+    let (mirror, _dir) = mirror(&upstream);
+    let release = format!("{}/debian/dists/x/InRelease", upstream.root);
+    let first = get(&mirror, &release).await;
+    assert_eq!(
+        (first.text(), first.header("last-modified")),
+        ("signed", Some(DATE))
+    );
+    let second = ask(&mirror, &release, &[("if-modified-since", DATE)]).await;
+    assert_eq!((second.status, second.bytes.len()), (304, 0));
+    assert_eq!(
+        upstream.header(1, "if-modified-since").as_deref(),
+        Some(DATE)
+    );
+    // One whose copy is older gets the kept one, though the registry says that nothing changed.
+    let older = [("if-modified-since", "Tue, 14 Nov 2023 22:13:00 GMT")];
+    let third = ask(&mirror, &release, &older).await;
+    assert_eq!((third.status, third.text()), (200, "signed"));
+}
+
+#[tokio::test]
+async fn what_is_not_below_a_repository_is_not_for_the_mirror() {
+    let (upstream, _) = repository().await;
+    let (mirror, _dir) = mirror(&upstream);
+    for uri in [
+        format!("{}/other/x", upstream.root),
+        format!("{}/debian/../x", upstream.root),
+    ] {
+        let request = Request::get(uri).body(()).expect("a request");
+        let (parts, ()) = request.into_parts();
+        assert_eq!(mirror.upstream(&parts), None);
+        let answer = mirror.serve(Request::from_parts(parts, ())).await;
+        assert_eq!(answer.status(), 404);
+    }
+    assert!(upstream.paths().is_empty());
+}
