@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio), `cp` (files and folders)
-//! and `port` (forwards).
+//! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio), `cp` (files and folders),
+//! `port` (forwards) and `network` (what was asked of the network).
 //!
 //! Standard output belongs to the protocol and to the one line that says where a server or a forward is;
 //! logs go to standard error.
@@ -23,8 +23,12 @@ use tokio_util::sync::CancellationToken;
 use waggle::{
     archive, boot_disk, cp,
     environment::Runtime,
+    journal,
     mcp::{Handler, http, stdio},
-    network::{guest::GuestNetwork, registries::Registry, trust::TrustStore},
+    network::{
+        gate::{Network, NetworkOptions},
+        trust::TrustStore,
+    },
     port,
     service::Service,
     settings::{HttpSettings, Settings},
@@ -57,6 +61,8 @@ enum Command {
     },
     /// Copy files and folders between this host and an environment of a running `waggle serve`
     Cp(cp::Arguments),
+    /// Print what an environment of a running `waggle serve` asked of the network, and what became of it
+    Network(journal::Arguments),
     /// Forward a port of this host to a port of an environment of a running `waggle serve`
     Port(port::Arguments),
 }
@@ -122,8 +128,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 return Ok(());
             };
             let address = listener.local_addr()?;
-            options.routes =
-                archive::routes(Arc::clone(&service)).merge(port::routes(Arc::clone(&service)));
+            options.routes = archive::routes(Arc::clone(&service))
+                .merge(port::routes(Arc::clone(&service)))
+                .merge(journal::routes(Arc::clone(&service)));
             let handler = Handler::new(Arc::clone(&service));
             let mut server = http::serve(handler, listener, options);
             announce(&format!("waggle listening on http://{address}/mcp"));
@@ -166,6 +173,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         // Signals are not caught: nothing would have to be cleaned up.
         Command::Cp(arguments) => Ok(cp::run(arguments, warn).await?),
+        Command::Network(arguments) => {
+            announce(&journal::run(arguments).await?);
+            Ok(())
+        }
         Command::Port(arguments) => {
             if let Some(address) = port::run(arguments).await? {
                 announce(&address);
@@ -192,12 +203,17 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         missing.pop().map_or(Ok(()), Err)?;
     }
     let trust = TrustStore::load(settings.ca_bundle.as_deref())?;
-    let registries = images.registries()?;
-    let registries: Vec<Registry> = registries
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<_, _>>()?;
-    let network = GuestNetwork::new(trust, &registries, &registries, false);
+    let cache = settings.package_cache_dir()?;
+    let cache_bytes = u64::from(settings.package_cache_mb) * 1024 * 1024;
+    let network = Network::open(NetworkOptions {
+        preset: &settings.network,
+        allow: &settings.network_allow,
+        packages: settings.network_packages.as_deref(),
+        recorded: &images.registries()?,
+        max_bytes: settings.network_max_bytes(),
+        mirror: settings.package_mirror.then_some((cache, cache_bytes)),
+        trust,
+    })?;
     let boot_disk = boot_disk::materialize(&data_dir)?;
     let vmm = Vmm::open(Options {
         data_dir,

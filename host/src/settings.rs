@@ -90,6 +90,24 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_PACKAGE_CACHE_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub package_cache_mb: u32,
 
+    /// What environments may reach: `packages` (the package registries), `none`, or `all` that is public
+    #[arg(long, env = "WAGGLE_NETWORK", default_value = "packages")]
+    pub network: String,
+
+    /// What they may reach as well, separated by commas (like example.com, example.com:443,
+    /// *.example.com, 192.0.2.0/24, [2001:db8::1]:80)
+    #[arg(long, env = "WAGGLE_NETWORK_ALLOW", default_value = "")]
+    pub network_allow: String,
+
+    /// What `packages` stands for, separated by commas: MANAGER=URL or entries as above [default: what
+    /// the package managers in the images use]
+    #[arg(long, env = "WAGGLE_NETWORK_PACKAGES")]
+    pub network_packages: Option<String>,
+
+    /// Most bytes that one environment may move, both ways together, in MiB; 0: no limit
+    #[arg(long, env = "WAGGLE_NETWORK_MAX_MB", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub network_max_mb: u32,
+
     /// Image of the runtime python
     #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "python")]
     pub image_python: String,
@@ -253,6 +271,12 @@ impl Settings {
     #[must_use]
     pub fn package_cache_bytes(&self) -> u64 {
         u64::from(self.package_cache_mb) * 1024 * 1024
+    }
+
+    /// Most bytes that one environment may move.
+    #[must_use]
+    pub fn network_max_bytes(&self) -> Option<u64> {
+        (self.network_max_mb > 0).then(|| u64::from(self.network_max_mb) * 1024 * 1024)
     }
 
     /// The name of `runtime`'s image.

@@ -129,6 +129,8 @@ pub struct Environment {
     pub idle_timeout: Duration,
     /// Why its machine failed, if it did.
     pub failure: Option<String>,
+    /// What it may reach, in words.
+    pub network: String,
 }
 
 #[cfg(test)]

@@ -279,6 +279,7 @@ mod tests {
             created_at: jiff::Timestamp::UNIX_EPOCH,
             idle_timeout: minutes(1),
             failure: None,
+            network: "none".to_owned(),
         }
     }
 

@@ -26,6 +26,11 @@ pub(super) struct CreateEnvironment {
     /// Minutes without any call after which the environment is destroyed. Default: 30.
     #[schemars(range(min = 1, max = 60))]
     pub(super) timeout_minutes: Option<u32>,
+    /// What its programs may reach, of what the server permits (the default): none, packages (the
+    /// package registries), all, or a comma-separated list like example.com:443, *.example.org,
+    /// 192.0.2.0/24.
+    #[schemars(length(min = 1, max = 8192))]
+    pub(super) network: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -73,7 +73,9 @@ impl Name {
                 "Create an environment",
                 "Boots an isolated computer (a microVM with its own kernel) and returns its \
                  environment_id. It lives until destroy_environment is called or no tool has used \
-                 it for timeout_minutes; then everything in it is lost. It has no network.",
+                 it for timeout_minutes; then everything in it is lost. \
+                 Its programs reach the outside only through a proxy that is set up for them, and only what \
+                 the result's network says.",
                 hints(false, false, false),
             ),
             Self::DestroyEnvironment => tool::<arguments::DestroyEnvironment, results::Destroyed>(

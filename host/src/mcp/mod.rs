@@ -125,11 +125,13 @@ impl Handler {
             runtime,
             name,
             timeout_minutes,
+            network,
         } = parse(arguments)?;
         let request = CreateRequest {
             runtime,
             name,
             timeout_minutes,
+            network,
         };
         success(&results::Created::from(self.service.create(request).await?))
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 pub(super) use crate::port::Answer as Forwarded;
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status},
+    network::policy::Denial,
     service::{self, End, Ended, GuestLog, ProcessSummary, Progressed},
 };
 pub(super) use files::{Edited, Files, Matches, Read, Written};
@@ -26,6 +27,8 @@ pub(super) struct Created {
     created_at: String,
     /// Idle minutes until it is destroyed.
     timeout: u64,
+    /// What its programs may reach.
+    network: String,
 }
 
 impl From<Environment> for Created {
@@ -37,6 +40,7 @@ impl From<Environment> for Created {
             status: environment.status,
             created_at: environment.created_at.to_string(),
             timeout: environment.idle_timeout.as_secs() / 60,
+            network: environment.network,
         }
     }
 }
@@ -71,6 +75,8 @@ struct Listed {
     status: Status,
     /// RFC 3339.
     created_at: String,
+    /// What its programs may reach.
+    network: String,
 }
 
 impl From<Vec<Environment>> for Environments {
@@ -81,6 +87,7 @@ impl From<Vec<Environment>> for Environments {
             runtime: environment.runtime,
             status: environment.status,
             created_at: environment.created_at.to_string(),
+            network: environment.network,
         };
         Self {
             count: all.len(),
@@ -137,6 +144,9 @@ pub(super) struct Executed {
     /// The program runs in the background under this id: follow it with the tool process.
     #[serde(skip_serializing_if = "Option::is_none")]
     process_id: Option<String>,
+    /// What the network policy refused the environment while the program ran, and how it is allowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    network_refused: Vec<Denial>,
 }
 
 impl From<service::Executed> for Executed {
@@ -147,6 +157,7 @@ impl From<service::Executed> for Executed {
             ending: Some(executed.end).into(),
             bytes_left_out: (executed.left_out > 0).then_some(executed.left_out),
             process_id: None,
+            network_refused: executed.network_refused,
         }
     }
 }
@@ -159,6 +170,7 @@ impl From<ProcessSummary> for Executed {
             ending: process.end.into(),
             bytes_left_out: None,
             process_id: Some(process.id.to_string()),
+            network_refused: Vec::new(),
         }
     }
 }
@@ -291,6 +303,9 @@ pub(super) struct Installed {
     exit_code: Option<i32>,
     /// What was installed, with what came along where the manager tells; empty if nothing changed.
     installed: Vec<InstalledPackage>,
+    /// What the network policy refused the environment meanwhile, and how it is allowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    network_refused: Vec<Denial>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -310,6 +325,7 @@ impl Installed {
             stderr: executed.stderr,
             exit_code: executed.end.exit_code,
             installed: installed.into_iter().map(package).collect(),
+            network_refused: executed.network_refused,
         }
     }
 }

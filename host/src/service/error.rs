@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     environment::{Environment, EnvironmentId, Runtime, Status, store::StoreError},
-    network::ports::PortError,
+    network::{policy::PolicyError, ports::PortError},
     session::{BootError, LinkError},
 };
 
@@ -93,6 +93,9 @@ pub enum ServiceError {
     /// A port that is not forwarded, or not closed.
     #[error("{0}")]
     Port(#[from] PortError),
+    /// A network policy that is malformed, or beyond the server's.
+    #[error("argument network: {0}")]
+    Network(#[from] PolicyError),
     /// Another call installs packages there.
     #[error(
         "another call installs packages in this environment and did not end within {} seconds, so nothing was done; call again later", .0.as_secs()

@@ -95,6 +95,7 @@ impl Service {
         let mut installs = installing
             .await
             .map_err(|_| ServiceError::InstallerBusy(limit))?;
+        let mark = lease.live.network_mark();
         let mut work = Work {
             service: self,
             lease: &lease,
@@ -103,7 +104,9 @@ impl Service {
             deadline,
             installs: &mut installs,
         };
-        let (executed, dialect) = work.install().await?;
+        let (mut executed, dialect) = work.install().await?;
+        // Of all its steps, not only of the last.
+        executed.network_refused = lease.live.refused_since(mark);
         // What was installed may be an interpreter, or a package manager.
         lease.live.session.forget_capabilities();
         let installed = work.installed(&executed, dialect).await;

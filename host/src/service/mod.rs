@@ -14,6 +14,7 @@ mod execute;
 mod files;
 mod install;
 mod keyed;
+mod network;
 mod packages;
 mod ports;
 mod process;
@@ -48,6 +49,7 @@ pub use files::{
 };
 pub use install::{Installation, Package};
 pub use keyed::KeyError;
+pub use network::NetworkReport;
 pub use ports::{ForwardRequest, Forwarded};
 pub use process::{
     MalformedProcessId, ProcessId, ProcessSummary, Progressed, ReadFrom, SignalName, Until,
@@ -59,10 +61,7 @@ use crate::{
         Environment, EnvironmentId, Runtime, Status,
         store::{Lease, Store, minutes},
     },
-    network::{
-        guest::{GuestNetwork, Prepared},
-        ports::Ports,
-    },
+    network::{gate::Network, guest::Prepared, ports::Ports, proxy::Egress},
     resolve::Overrides,
     session::{BootError, BootOptions, LinkError, Session},
     settings::Settings,
@@ -79,6 +78,9 @@ pub(crate) struct Live {
     /// Packages were installed into a virtual environment, which Python code then runs in.
     venv: AtomicBool,
     network: Prepared,
+    egress: Arc<Egress>,
+    /// Cancelled when the environment ends: then nothing of it reaches the outside any more.
+    way_out: CancellationToken,
     installing: tokio::sync::Mutex<Installs>,
     keyed: KeyedRuns,
     processes: Processes,
@@ -141,7 +143,7 @@ pub struct Service {
     vmm: Vmm,
     images: ImageStore,
     boot_disk: PathBuf,
-    network: GuestNetwork,
+    network: Network,
     store: Arc<Store<Live>>,
     /// Cancelled when the server goes down.
     closing: CancellationToken,
@@ -158,6 +160,8 @@ pub struct CreateRequest {
     pub name: Option<String>,
     /// Idle minutes until it is destroyed.
     pub timeout_minutes: Option<u32>,
+    /// What of the server's network policy it may use; all of it if absent.
+    pub network: Option<String>,
 }
 
 /// Frees an environment's place if its creation does not come to an end.
@@ -182,7 +186,7 @@ impl Service {
         vmm: Vmm,
         images: ImageStore,
         boot_disk: PathBuf,
-        network: GuestNetwork,
+        network: Network,
     ) -> Arc<Self> {
         let service = Arc::new(Self {
             overrides: settings.overrides(),
@@ -226,6 +230,11 @@ impl Service {
             .images
             .resolve(self.settings.image(runtime))
             .map_err(|source| ServiceError::Image { runtime, source })?;
+        let policy = self.network.gateway.policy();
+        let policy = match request.network {
+            Some(text) => policy.narrow(&text)?,
+            None => policy.clone(),
+        };
         // The server does not exit before this has cleaned up after itself.
         let _under_way = self.tasks.token();
         let id = EnvironmentId::random();
@@ -237,6 +246,7 @@ impl Service {
             created_at: now(),
             idle_timeout: minutes(idle_minutes),
             failure: None,
+            network: policy.to_string(),
         })?;
         let mut reservation = Reservation {
             store: &self.store,
@@ -258,6 +268,8 @@ impl Service {
             session,
             venv: AtomicBool::new(false),
             network,
+            egress: self.network.gateway.egress(id.to_string(), policy),
+            way_out: CancellationToken::new(),
             installing: tokio::sync::Mutex::default(),
             keyed: KeyedRuns::default(),
             processes: Processes::default(),
@@ -265,6 +277,7 @@ impl Service {
         });
         let environment = self.store.booted(&id, Arc::clone(&live))?;
         reservation.id = None;
+        self.open_way_out(&live);
         self.tasks.spawn(watch(
             Arc::clone(&self.store),
             id,
@@ -280,7 +293,7 @@ impl Service {
         image: &str,
     ) -> Result<(Session, Prepared), BootError> {
         let session = Session::boot(&self.vmm, options).await?;
-        let prepared = timeout(options.timeout, self.network.prepare(&session, image)).await;
+        let prepared = timeout(options.timeout, self.network.guest.prepare(&session, image)).await;
         let error = match prepared {
             Ok(Ok(prepared)) => return Ok((session, prepared)),
             Ok(Err(error)) => BootError::Prepare(error),
@@ -324,6 +337,7 @@ impl Service {
         let store = Arc::clone(&self.store);
         let end = self.tasks.spawn(async move {
             if let Some(live) = live {
+                live.way_out.cancel();
                 live.ports.end().await;
                 live.session.close().await;
             }
@@ -386,6 +400,7 @@ async fn watch(store: Arc<Store<Live>>, id: EnvironmentId, died: impl Future<Out
         return;
     };
     tracing::warn!(%id, why = death.status, console = death.console_tail, "the machine of an environment ended");
+    live.way_out.cancel();
     live.ports.end().await;
     live.session.close().await;
 }

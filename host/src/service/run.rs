@@ -18,6 +18,7 @@ use waggle_protocol::message::{
 use super::{Call, Live, Service, ServiceError};
 use crate::{
     environment::{EnvironmentId, Status},
+    network::policy::Denial,
     session::{
         LinkError, LogLimits, Output, OutputStream, Run, RunEnd,
         capture::{Captured, Text, lossy},
@@ -203,6 +204,8 @@ pub struct Executed {
     pub left_out: u64,
     /// How it ended.
     pub end: End,
+    /// What the network refused the environment meanwhile.
+    pub network_refused: Vec<Denial>,
 }
 
 /// A program to run, and how much of its output is wanted.
@@ -266,7 +269,7 @@ impl Service {
             captured: Captured::new(job.budget),
             call,
         };
-        let start = Instant::now();
+        let (start, mark) = (Instant::now(), live.network_mark());
         let run = Run {
             exec: job.exec,
             log: Some(log_limits(job.budget)),
@@ -282,7 +285,9 @@ impl Service {
             Some(Ok(RunEnd { end, logs })) => End::new(&end, logs),
             Some(Err(error)) => self.end_of_broken(id, live, error, start).await?,
         };
-        Ok(executed(&output.captured, job.budget, end))
+        let mut executed = executed(&output.captured, job.budget, end);
+        executed.network_refused = live.refused_since(mark);
+        Ok(executed)
     }
 
     /// How a program ended whose end the agent did not report.
@@ -395,6 +400,7 @@ fn executed(captured: &Captured, budget: usize, mut end: End) -> Executed {
         stdout: stdout.text,
         stderr: stderr.text,
         end,
+        network_refused: Vec::new(),
     }
 }
 

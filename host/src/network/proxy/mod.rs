@@ -26,7 +26,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader, copy_bidirectional_with_sizes},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -161,8 +161,12 @@ pub trait Calls: Send + Sync + 'static {
     /// Cancel-safe.
     fn next(&self) -> impl Future<Output = Option<Self::Call>> + Send;
 
-    /// Greets the caller, in bounded time; none if it is none of ours.
-    fn greet(call: Self::Call) -> impl Future<Output = Option<Self::Stream>> + Send;
+    /// Greets the caller, in bounded time; none if it is none of ours. The stream holds `place` until
+    /// nothing of it is left.
+    fn greet(
+        call: Self::Call,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Option<Self::Stream>> + Send;
 }
 
 /// The way out of one environment.
@@ -269,12 +273,14 @@ impl Egress {
             let Ok(any_place) = Arc::clone(&self.all_places).acquire_owned().await else {
                 return;
             };
+            // Also what never becomes a request costs.
+            self.admit().await;
             let egress = Arc::clone(&self);
             serving.spawn(async move {
-                if let Some(stream) = C::greet(call).await {
+                if let Some(stream) = C::greet(call, place).await {
                     egress.serve(stream).await;
                 }
-                drop((place, any_place));
+                drop(any_place);
             });
         }
     }

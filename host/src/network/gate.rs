@@ -1,0 +1,168 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The network of one server, put together from its settings and from what is recorded with the images.
+//!
+//! Invariant: a policy that does not parse ends the start; nothing is ever permitted by mistake.
+
+use std::{path::PathBuf, sync::Arc};
+
+use url::Url;
+
+use super::{
+    dial::{Connector, Dialer},
+    guest::{GuestNetwork, proxy_url},
+    mirror::{self, Mirror, MirrorOptions, over_tls},
+    policy::{Policy, PolicyError},
+    proxy::{Gateway, Limits},
+    registries::Registry,
+    trust::{TrustError, TrustStore},
+};
+
+/// What the operator chose.
+#[derive(Debug)]
+pub struct NetworkOptions<'a> {
+    /// The preset.
+    pub preset: &'a str,
+    /// Further entries, separated by commas.
+    pub allow: &'a str,
+    /// What the preset `packages` stands for, instead of what is recorded.
+    pub packages: Option<&'a str>,
+    /// The registries that are recorded with the images, as they stand there.
+    pub recorded: &'a [String],
+    /// Most bytes of one environment.
+    pub max_bytes: Option<u64>,
+    /// Where the mirror keeps packages, and how many bytes; none: no mirror.
+    pub mirror: Option<(PathBuf, u64)>,
+    /// Whom the host and its guests trust.
+    pub trust: TrustStore,
+}
+
+/// Settings that make no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The policy.
+    #[error("WAGGLE_NETWORK, WAGGLE_NETWORK_ALLOW or WAGGLE_NETWORK_PACKAGES is of no use")]
+    Policy(#[from] PolicyError),
+    /// The certificates.
+    #[error("the trust store is of no use")]
+    Trust(#[from] TrustError),
+}
+
+/// The network of one server.
+#[derive(Debug)]
+pub struct Network {
+    /// What guests are told.
+    pub guest: GuestNetwork,
+    /// The way out.
+    pub gateway: Gateway,
+}
+
+impl Network {
+    /// Puts it together. Reaches nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`].
+    pub fn open(options: NetworkOptions<'_>) -> Result<Self, NetworkError> {
+        let registries = registries(options.recorded, options.packages);
+        let (preset, allow) = (options.preset, options.allow);
+        let policy = Policy::parse(preset, allow, &registries, options.packages)?;
+        let dialer = Dialer::system();
+        let mirror = match options.mirror {
+            Some((dir, max_bytes)) if !registries.is_empty() => {
+                // Every request is checked against its environment's own policy before it comes to this.
+                let connector = Connector::new(dialer.clone(), policy.clone());
+                let connector = over_tls(options.trust.client_config()?, connector);
+                let options = MirrorOptions {
+                    dir,
+                    max_bytes,
+                    registries: registries.clone(),
+                    base: base(),
+                    limits: mirror::Limits::default(),
+                };
+                Some(Arc::new(Mirror::open(options, connector)))
+            }
+            _ => None,
+        };
+        tracing::info!(%policy, mirror = mirror.is_some(), "network of the environments");
+        let recorded = self::registries(options.recorded, None);
+        let guest = GuestNetwork::new(options.trust, &registries, &recorded, mirror.is_some());
+        let limits = Limits {
+            bytes: options.max_bytes,
+            ..Limits::default()
+        };
+        let gateway = Gateway::new(policy, dialer, mirror, limits);
+        Ok(Self { guest, gateway })
+    }
+}
+
+/// Those of the operator, or else those that are recorded.
+fn registries(recorded: &[String], packages: Option<&str>) -> Vec<Registry> {
+    let parsed = |text: &str| match text.parse() {
+        Ok(registry) => Some(registry),
+        Err(error) => {
+            tracing::warn!(%error, "ignored a recorded package registry");
+            None
+        }
+    };
+    match packages {
+        // What is wrong here the policy says.
+        Some(text) => text
+            .split(',')
+            .filter(|word| word.contains('='))
+            .filter_map(parsed)
+            .collect(),
+        None => recorded.iter().filter_map(|text| parsed(text)).collect(),
+    }
+}
+
+/// The mirror's address in the guests.
+fn base() -> Url {
+    // An address and a port are a URL.
+    Url::parse(&proxy_url()).expect("http, an address and a port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(preset: &str, allow: &str, packages: Option<&str>) -> Result<Network, NetworkError> {
+        let recorded = [
+            "pip=https://index.example/".to_owned(),
+            "nonsense".to_owned(),
+        ];
+        Network::open(NetworkOptions {
+            preset,
+            allow,
+            packages,
+            recorded: &recorded,
+            max_bytes: None,
+            mirror: None,
+            trust: TrustStore::load(None)?,
+        })
+    }
+
+    #[test]
+    fn what_is_recorded_badly_is_left_out_and_what_is_set_badly_is_an_error() {
+        let network = open("packages", "", None).expect("a network");
+        assert_eq!(network.gateway.policy().to_string(), "packages");
+        assert!(network.gateway.policy().narrow("index.example:443").is_ok());
+        let network = open("packages", "", Some("npm=https://npm.example/")).expect("a network");
+        assert!(
+            network
+                .gateway
+                .policy()
+                .narrow("index.example:443")
+                .is_err()
+        );
+        for (preset, allow, packages) in [
+            ("some", "", None),
+            ("none", "a b", None),
+            ("none", "", Some("pip=nowhere")),
+        ] {
+            let error = open(preset, allow, packages).expect_err("a setting");
+            assert!(matches!(error, NetworkError::Policy(_)), "{error}");
+        }
+    }
+}
