@@ -21,6 +21,7 @@ pub mod http;
 pub mod permits;
 pub mod poll;
 pub mod processes;
+pub mod registries;
 pub mod report;
 pub mod scene;
 pub mod server;

@@ -59,7 +59,11 @@ const TOOLS: &[(&str, &[&str], &[&str])] = &[
             "max_output_bytes",
         ],
     ),
-    ("install_packages", &["environment_id", "packages"], &[]),
+    (
+        "install_packages",
+        &["environment_id", "packages"],
+        &["timeout_seconds"],
+    ),
     (
         "write_file",
         &["environment_id", "path", "content"],

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waggle_tests::{Scene, machines, poll};
+use waggle_tests::{Scene, Settings, machines, poll};
 
 /// How each runtime prints a text, and how it exits and dies.
 struct Dialect {
@@ -359,11 +359,11 @@ async fn eight_calls_at_once_each_give_their_own_answer() {
     scene.close().await;
 }
 
-/// The guest has no network yet: pip runs, says so, and its exit code is the result's.
+/// Without a network pip runs and says so, its exit code is the result's, and the error says what to do.
 #[tokio::test]
 async fn install_packages_runs_the_installer_and_checks_the_names() {
     let _permit = machines(1).await;
-    let scene = Scene::open().await;
+    let scene = Scene::with(Settings::default().with("WAGGLE_NETWORK", "none")).await;
     let id = scene.create("python").await;
     for bad in [
         "--index-url=http://evil.example",
@@ -379,10 +379,18 @@ async fn install_packages_runs_the_installer_and_checks_the_names() {
         let text = result.refused();
         assert!(text.contains("package"), "{bad:?}: {text}");
     }
+    for bad in [0, 301] {
+        let arguments = json!({"packages": "six", "timeout_seconds": bad});
+        let result = scene.call(&id, "install_packages", arguments).await;
+        assert!(result.refused().contains("timeout_seconds"), "{bad}");
+    }
     let result = scene
         .call(&id, "install_packages", json!({"packages": "six attrs"}))
         .await;
     let structured = &result.structured;
+    assert!(result.is_error, "{}", result.text);
+    assert!(result.text.contains("WAGGLE_NETWORK"), "{}", result.text);
+    assert_eq!(structured["installed"], json!([]), "{structured}");
     assert!(
         structured["exit_code"].is_number(),
         "{structured} {}",

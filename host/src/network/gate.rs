@@ -86,7 +86,8 @@ impl Network {
             _ => None,
         };
         tracing::info!(%policy, mirror = mirror.is_some(), "network of the environments");
-        let guest = GuestNetwork::new(options.trust, &registries, mirror.is_some());
+        let recorded = self::registries(options.recorded, None);
+        let guest = GuestNetwork::new(options.trust, &registries, &recorded, mirror.is_some());
         let limits = Limits {
             bytes: options.max_bytes,
             ..Limits::default()

@@ -12,13 +12,13 @@
 //! The guest is asked before sandboxed code runs in it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use serde_bytes::ByteBuf;
 use waggle_protocol::{
     boot::PROXY_LOOPBACK_PORT,
@@ -47,6 +47,9 @@ const ADDED: &str = "/usr/local/share/ca-certificates/waggle.crt";
 
 /// apt takes every file of this folder, and what comes later in the alphabet wins.
 const APT_CONF: &str = "/etc/apt/apt.conf.d/80waggle";
+
+/// apt's sources, where the operator names its repositories.
+const APT_SOURCES: &str = "/etc/waggle/apt-sources.list";
 
 /// pip's configuration for all users that is read first, so that an image's /etc/pip.conf wins.
 const PIP_CONF: &str = "/etc/xdg/pip/pip.conf";
@@ -81,6 +84,8 @@ pub struct GuestNetwork {
     /// pip's index and npm's registry, as the guest is to use them.
     pip: Option<String>,
     npm: Option<String>,
+    /// apt's repositories, if the operator named others than those of the recipes.
+    apt: Vec<String>,
     known: Mutex<HashMap<String, Arc<Needs>>>,
 }
 
@@ -93,6 +98,8 @@ struct Needs {
     added: Bytes,
     /// Files that are made.
     files: Vec<(String, Bytes)>,
+    /// Where npm has what it installs for all programs.
+    npm_modules: Option<String>,
 }
 
 /// A guest that is prepared.
@@ -109,10 +116,16 @@ pub fn proxy_url() -> String {
 }
 
 impl GuestNetwork {
-    /// `mirror` says that the package mirror serves what `registries` names; else the guests are
-    /// pointed at the registries themselves.
+    /// The guests are pointed at `registries`, or where `mirror` says so at the package mirror that
+    /// serves them. `recorded` are those of the recipes: what names others has to be told to apt, which
+    /// finds its repositories in the image.
     #[must_use]
-    pub fn new(trust: TrustStore, registries: &[Registry], mirror: bool) -> Self {
+    pub fn new(
+        trust: TrustStore,
+        registries: &[Registry],
+        recorded: &[Registry],
+        mirror: bool,
+    ) -> Self {
         let address = |manager: &Manager, path: &str| {
             let registry = registries.iter().find(|entry| entry.manager == *manager)?;
             Some(if mirror {
@@ -125,6 +138,7 @@ impl GuestNetwork {
             trust,
             pip: address(&Manager::Pip, "pypi/simple/"),
             npm: address(&Manager::Npm, "npm/"),
+            apt: other_repositories(registries, recorded),
             known: Mutex::default(),
         }
     }
@@ -179,13 +193,16 @@ impl GuestNetwork {
             }
         }
         if found.package_managers.contains(&PackageManager::AptGet) {
-            wanted.push((APT_CONF.to_owned(), apt_conf(store)));
+            let sources = self.apt_sources(session).await?;
+            wanted.push((APT_CONF.to_owned(), apt_conf(store, sources.is_some())));
+            wanted.extend(sources.map(|text| (APT_SOURCES.to_owned(), text)));
         }
         if found.pip.is_some() || found.python.is_some() {
             wanted.push((PIP_CONF.to_owned(), pip_conf(self.pip.as_deref(), store)));
         }
-        if let Some(path) = npm_global(session, &found).await? {
-            wanted.push((path, npm_conf(self.npm.as_deref())));
+        let npm = npm_places(session, &found).await?;
+        if let Some(Npm { config, .. }) = &npm {
+            wanted.push((config.clone(), npm_conf(self.npm.as_deref())));
         }
         let there = wanted.iter().map(|(path, _)| read(session, path, CONF_MAX));
         let there = try_join_all(there).await?;
@@ -195,7 +212,27 @@ impl GuestNetwork {
             store,
             added,
             files: files.collect(),
+            npm_modules: npm.map(|npm| npm.modules),
         })
+    }
+}
+
+impl GuestNetwork {
+    /// The repositories that the operator named, as apt's sources, if the guest is one that has the
+    /// suites of Debian.
+    async fn apt_sources(&self, session: &Session) -> Result<Option<Bytes>, LinkError> {
+        if self.apt.is_empty() {
+            return Ok(None);
+        }
+        let release = read(session, "/etc/os-release", CONF_MAX).await?;
+        let release = release.unwrap_or_default();
+        let sources = apt_sources(&self.apt, &String::from_utf8_lossy(&release));
+        if sources.is_none() {
+            tracing::warn!(
+                "WAGGLE_NETWORK_PACKAGES names repositories of apt, which this image is not pointed at: it is not Debian"
+            );
+        }
+        Ok(sources)
     }
 }
 
@@ -208,7 +245,8 @@ impl Needs {
             .iter()
             .map(|(path, content)| (path.as_str(), content, WriteMode::Replace));
         let writes = store.into_iter().chain(files);
-        let writes = writes.map(async |(path, content, mode)| {
+        // One after the other, on one connection: another one costs more than it gains.
+        for (path, content, mode) in writes {
             let request = WriteFile {
                 path: ByteBuf::from(path.as_bytes()),
                 mode: None,
@@ -216,19 +254,14 @@ impl Needs {
                 user: User::Root,
             };
             match session.write_file(request, mode, content).await {
-                Err(LinkError::Failed(error)) => {
+                // Not even an older agent, which cannot append, is a reason to do without the guest.
+                Err(error @ (LinkError::Failed(_) | LinkError::TooOld { .. })) => {
                     tracing::warn!(path, %error, "a guest did not take a file of its network");
-                    Ok(())
                 }
-                // A guest with an older agent, which cannot append.
-                Err(error @ LinkError::TooOld { .. }) => {
-                    tracing::warn!(path, %error, "a guest did not take a file of its network");
-                    Ok(())
-                }
-                outcome => outcome.map(drop),
+                outcome => outcome.map(drop)?,
             }
-        });
-        join_all(writes).await.into_iter().collect()
+        }
+        Ok(())
     }
 }
 
@@ -237,6 +270,12 @@ impl Prepared {
     #[must_use]
     pub fn took(&self) -> Duration {
         self.took
+    }
+
+    /// Where npm has what it installs for all programs, if the image has an npm.
+    #[must_use]
+    pub fn npm_modules(&self) -> Option<&str> {
+        self.needs.npm_modules.as_deref()
     }
 
     /// The variables of every program in the guest.
@@ -268,8 +307,7 @@ impl Prepared {
         ] {
             set(name, self.needs.store);
         }
-        // Node has a store of its own, to which this is added. The whole store would cost each start
-        // of it a tenth of a second under emulation.
+        // Node has a store of its own, to which this is added.
         if !self.needs.added.is_empty() {
             set("NODE_EXTRA_CA_CERTS", ADDED);
         }
@@ -297,8 +335,17 @@ async fn read(session: &Session, path: &str, max: u64) -> Result<Option<Vec<u8>>
     }
 }
 
-/// Where npm looks for the configuration of all users, if there is an npm.
-async fn npm_global(session: &Session, found: &Capabilities) -> Result<Option<String>, LinkError> {
+/// Where npm looks, and where it installs.
+#[derive(Debug, PartialEq, Eq)]
+struct Npm {
+    /// The configuration of all users.
+    config: String,
+    /// What it installs for all programs.
+    modules: String,
+}
+
+/// npm's places, if there is an npm.
+async fn npm_places(session: &Session, found: &Capabilities) -> Result<Option<Npm>, LinkError> {
     let Some(npm) = &found.npm else {
         return Ok(None);
     };
@@ -312,32 +359,76 @@ async fn npm_global(session: &Session, found: &Capabilities) -> Result<Option<St
     let user = read(session, NPM_USER, CONF_MAX).await?;
     let user = user.unwrap_or_default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(npm_global_path(&text(npm), &text(&builtin), &text(&user)))
+    Ok(Npm::parse(&text(npm), &text(&builtin), &text(&user)))
 }
 
-/// npm takes `globalconfig` from its own or the user's configuration, else a file below its prefix, which
-/// these may name as well; else the prefix is the folder above its program's.
-fn npm_global_path(npm: &str, builtin: &str, user: &str) -> Option<String> {
-    let value = |name: &str| {
-        [user, builtin].into_iter().find_map(|text| {
-            let mut lines = text.lines().filter_map(|line| line.split_once('='));
-            let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
-            let value = value.trim();
-            value.starts_with('/').then(|| value.to_owned())
+impl Npm {
+    /// npm takes `globalconfig` and `prefix` from the user's configuration or from its own; without the
+    /// one it is a file below the prefix, without the other that is the folder above its program's.
+    fn parse(program: &str, builtin: &str, user: &str) -> Option<Self> {
+        let value = |name: &str| {
+            [user, builtin].into_iter().find_map(|text| {
+                let mut lines = text.lines().filter_map(|line| line.split_once('='));
+                let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
+                let value = value.trim();
+                value.starts_with('/').then(|| value.to_owned())
+            })
+        };
+        let prefix = value("prefix").or_else(|| {
+            let (folder, _) = program.rsplit_once('/')?;
+            Some(folder.strip_suffix("/bin")?.to_owned())
+        })?;
+        let prefix = prefix.trim_end_matches('/');
+        Some(Self {
+            config: value("globalconfig").unwrap_or_else(|| format!("{prefix}/etc/npmrc")),
+            modules: format!("{prefix}/lib/node_modules"),
         })
-    };
-    if let Some(path) = value("globalconfig") {
-        return Some(path);
     }
-    let prefix = value("prefix").or_else(|| {
-        let (folder, _) = npm.rsplit_once('/')?;
-        Some(folder.strip_suffix("/bin")?.to_owned())
-    })?;
-    Some(format!("{}/etc/npmrc", prefix.trim_end_matches('/')))
 }
 
-fn apt_conf(store: &str) -> Bytes {
+/// apt's repositories in `registries`, if they are others than the `recorded` ones.
+fn other_repositories(registries: &[Registry], recorded: &[Registry]) -> Vec<String> {
+    let of = |all: &[Registry]| {
+        let apt = all.iter().filter(|entry| entry.manager == Manager::Apt);
+        apt.map(|entry| entry.url.to_string())
+            .collect::<BTreeSet<_>>()
+    };
+    let (chosen, recorded) = (of(registries), of(recorded));
+    if chosen == recorded {
+        return Vec::new();
+    }
+    chosen.into_iter().collect()
+}
+
+/// Sources for the release of Debian that `release` (the file os-release) tells. A repository whose path
+/// says "security" has the suite of that, others have the release and its updates.
+fn apt_sources(repositories: &[String], release: &str) -> Option<Bytes> {
+    let value = |name: &str| {
+        let mut lines = release.lines().filter_map(|line| line.split_once('='));
+        let (_, value) = lines.find(|(key, _)| *key == name)?;
+        Some(value.trim_matches('"'))
+    };
+    let suite = value("VERSION_CODENAME").filter(|_| value("ID") == Some("debian"))?;
+    let mut text = "# Written by Waggle: WAGGLE_NETWORK_PACKAGES names these.\n".to_owned();
+    for url in repositories {
+        if url.contains("security") {
+            text.push_str(&format!("deb {url} {suite}-security main\n"));
+        } else {
+            text.push_str(&format!(
+                "deb {url} {suite} main\ndeb {url} {suite}-updates main\n"
+            ));
+        }
+    }
+    Some(text.into())
+}
+
+fn apt_conf(store: &str, own_sources: bool) -> Bytes {
     let proxy = proxy_url();
+    let sources = if own_sources {
+        format!("Dir::Etc::sourcelist \"{APT_SOURCES}\";\nDir::Etc::sourceparts \"-\";\n")
+    } else {
+        String::new()
+    };
     // apt does not read NO_PROXY.
     format!(
         "// Written by Waggle: there is no other way out of this environment.\n\
@@ -348,7 +439,8 @@ fn apt_conf(store: &str) -> Bytes {
          Acquire::https::CaInfo \"{store}\";\n\
          Acquire::Retries \"2\";\n\
          Acquire::http::Timeout \"60\";\n\
-         Acquire::https::Timeout \"60\";\n"
+         Acquire::https::Timeout \"60\";\n\
+         {sources}"
     )
     .into()
 }
@@ -383,32 +475,42 @@ mod tests {
         let debian =
             "globalconfig=/etc/npmrc\nglobalignorefile=/etc/npmignore\nprefix=/usr/local\n";
         let user = "prefix=/home/sandbox/.npm-global\nfund=false\n";
-        for (npm, builtin, user, expected) in [
-            ("/usr/bin/npm", debian, user, "/etc/npmrc"),
+        for (npm, builtin, user, config, prefix) in [
             (
                 "/usr/bin/npm",
-                "prefix = /usr/local\n",
-                "",
-                "/usr/local/etc/npmrc",
-            ),
-            (
-                "/usr/local/bin/npm",
-                "",
+                debian,
                 user,
-                "/home/sandbox/.npm-global/etc/npmrc",
+                "/etc/npmrc",
+                "/home/sandbox/.npm-global",
             ),
             (
-                "/usr/local/bin/npm",
+                "/usr/bin/npm",
+                "prefix = /opt/\n",
+                "",
+                "/opt/etc/npmrc",
+                "/opt",
+            ),
+            ("/opt/bin/npm", "", "prefix=/a\n", "/a/etc/npmrc", "/a"),
+            (
+                "/opt/bin/npm",
                 "",
                 "prefix=${HOME}/x\n",
-                "/usr/local/etc/npmrc",
+                "/opt/etc/npmrc",
+                "/opt",
             ),
-            ("/opt/node/bin/npm", "", "", "/opt/node/etc/npmrc"),
+            ("/opt/bin/npm", "", "", "/opt/etc/npmrc", "/opt"),
         ] {
-            let path = npm_global_path(npm, builtin, user);
-            assert_eq!(path.as_deref(), Some(expected), "{npm} {builtin} {user}");
+            let expected = Npm {
+                config: config.to_owned(),
+                modules: format!("{prefix}/lib/node_modules"),
+            };
+            assert_eq!(
+                Npm::parse(npm, builtin, user),
+                Some(expected),
+                "{npm} {builtin} {user}"
+            );
         }
-        assert_eq!(npm_global_path("npm", "", ""), None);
+        assert_eq!(Npm::parse("npm", "", ""), None);
     }
 
     #[test]
@@ -420,17 +522,46 @@ mod tests {
         .map(|text| text.parse().expect("a registry"))
         .into();
         let trust = TrustStore::load(None).expect("the system's store");
-        let mirrored = GuestNetwork::new(trust.clone(), &registries, true);
+        let mirrored = GuestNetwork::new(trust.clone(), &registries, &[], true);
         assert_eq!(
             mirrored.pip.as_deref(),
             Some("http://127.0.0.1:703/pypi/simple/")
         );
         assert_eq!(mirrored.npm.as_deref(), Some("http://127.0.0.1:703/npm/"));
-        let direct = GuestNetwork::new(trust.clone(), &registries, false);
+        let direct = GuestNetwork::new(trust.clone(), &registries, &[], false);
         assert_eq!(direct.pip.as_deref(), Some("https://index.example/simple/"));
-        let none = GuestNetwork::new(trust, &[], true);
+        let none = GuestNetwork::new(trust, &[], &[], true);
         assert!(none.pip.is_none() && none.npm.is_none());
         let conf = String::from_utf8(pip_conf(None, STORES[0]).to_vec()).expect("text");
         assert!(!conf.contains("index-url"), "{conf}");
+    }
+
+    #[test]
+    fn apt_is_told_of_repositories_that_the_image_does_not_know() {
+        let parse = |all: &[&str]| -> Vec<Registry> {
+            let all = all.iter().map(|text| text.parse().expect("a registry"));
+            all.collect()
+        };
+        let recorded = parse(&["apt=http://a.example/debian", "pip=http://p.example/"]);
+        let same = parse(&["apt=http://a.example/debian/"]);
+        assert!(other_repositories(&same, &recorded).is_empty());
+        let others = parse(&[
+            "apt=http://b.example/debian-security",
+            "apt=http://b.example/debian",
+        ]);
+        let others = other_repositories(&others, &recorded);
+        let release = "ID=debian\nVERSION_CODENAME=\"trixie\"\n";
+        let sources = apt_sources(&others, release).expect("Debian");
+        let sources = String::from_utf8(sources.to_vec()).expect("text");
+        let lines: Vec<_> = sources.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "deb http://b.example/debian-security/ trixie-security main",
+                "deb http://b.example/debian/ trixie main",
+                "deb http://b.example/debian/ trixie-updates main",
+            ]
+        );
+        assert!(apt_sources(&others, "ID=alpine\n").is_none());
     }
 }

@@ -43,6 +43,9 @@ const LISTS_MAX: u32 = 1000;
 /// Most bytes of a manager's output that are searched for what it installed.
 const OUTPUT_READ_MAX: u64 = 4 * 1024 * 1024;
 
+/// Most bytes of an npm package's description of itself that are read.
+const MANIFEST_MAX: u64 = 1024 * 1024;
+
 /// The least time that a step gets, so that it ends as one that took too long and not as none.
 const STEP_MIN: Duration = Duration::from_millis(100);
 
@@ -289,46 +292,41 @@ impl Work<'_> {
             if !succeeded(executed) || !report::npm_changed(&executed.stdout) {
                 return Vec::new();
             }
-            self.call.stage("asking npm what it installed");
-            return self.npm_listed().await;
+            return self.npm_installed().await;
         }
         let log = executed.end.stdout_log.as_ref();
         let whole = match log.filter(|_| executed.left_out > 0) {
-            Some(log) => self.read_log(&log.path).await,
+            Some(log) => self.read(&log.path, OUTPUT_READ_MAX).await,
             None => None,
         };
+        let whole = whole.map(|bytes| lossy(&bytes));
         report::installed(dialect, whole.as_deref().unwrap_or(&executed.stdout))
     }
 
-    async fn npm_listed(&self) -> Vec<Package> {
-        let runtime = self.lease.environment.runtime;
-        let found = self.lease.live.session.capabilities().await;
-        // An operator's command is its npm and how it installs.
-        let npm = resolve::installer(runtime, &self.service.overrides, &found, false);
-        let npm = npm.command.into_iter().take(1);
-        let list = ["ls", "-g", "--json", "--depth=0"].map(|word| ByteBuf::from(word.as_bytes()));
-        let names: Vec<_> = self.names.iter().map(|name| lossy(name)).collect();
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        match self.run(npm.chain(list).collect(), User::Sandbox).await {
-            Ok(listed) => report::npm_listed(&listed.stdout, &names),
-            // The packages are installed all the same.
-            Err(error) => {
-                tracing::debug!(%error, "npm could not be asked what it installed");
-                Vec::new()
-            }
+    /// The versions of what was asked for. npm itself could be asked, but takes long to start.
+    async fn npm_installed(&self) -> Vec<Package> {
+        let Some(modules) = self.lease.live.network.npm_modules() else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for word in self.names {
+            let path = format!("{modules}/{}/package.json", report::npm_name(&lossy(word)));
+            let manifest = self.read(&path, MANIFEST_MAX).await;
+            all.extend(manifest.and_then(|json| report::npm_package(&json)));
         }
+        all
     }
 
-    async fn read_log(&self, path: &str) -> Option<String> {
+    /// The first bytes of a file, if it can be read. The packages are installed all the same.
+    async fn read(&self, path: &str, max: u64) -> Option<Vec<u8>> {
         let request = ReadFile {
             path: ByteBuf::from(path.as_bytes()),
             offset: 0,
-            length: Some(OUTPUT_READ_MAX),
-            user: User::Root,
+            length: Some(max),
+            user: User::Sandbox,
         };
-        let session = &self.lease.live.session;
-        let (_, bytes) = session.read_file(request, OUTPUT_READ_MAX).await.ok()?;
-        Some(lossy(&bytes))
+        let outcome = self.lease.live.session.read_file(request, max).await;
+        outcome.ok().map(|(_, bytes)| bytes)
     }
 
     async fn run(&self, command: Vec<ByteBuf>, user: User) -> Result<Executed, ServiceError> {

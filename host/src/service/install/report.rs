@@ -33,7 +33,7 @@ pub(super) fn installed(dialect: Dialect, output: &str) -> Vec<Package> {
         Dialect::Apk => output.lines().filter_map(apk).collect(),
         Dialect::Dnf => dnf(output).collect(),
         Dialect::Zypper => output.lines().filter_map(zypper).collect(),
-        // npm tells numbers alone: see `npm_listed`.
+        // npm tells numbers alone: see `npm_package`.
         Dialect::Npm | Dialect::Unknown => Vec::new(),
     };
     bounded(found.into_iter())
@@ -116,28 +116,19 @@ pub(super) fn npm_changed(output: &str) -> bool {
         .any(|start| output.lines().any(|line| line.starts_with(start)))
 }
 
-/// Those of the `asked` packages that `npm ls --json` lists.
-pub(super) fn npm_listed(output: &str, asked: &[&str]) -> Vec<Package> {
+/// The package whose `package.json` this is.
+pub(super) fn npm_package(json: &[u8]) -> Option<Package> {
     #[derive(Deserialize)]
-    struct Listing {
-        #[serde(default)]
-        dependencies: BTreeMap<String, Listed>,
+    struct Manifest {
+        name: String,
+        version: String,
     }
-    #[derive(Deserialize)]
-    struct Listed {
-        version: Option<String>,
-    }
-    let Ok(listing) = serde_json::from_str::<Listing>(output) else {
-        return Vec::new();
-    };
-    let names: Vec<_> = asked.iter().map(|word| npm_name(word)).collect();
-    let listed = listing.dependencies.iter();
-    let wanted = listed.filter(|(name, _)| names.contains(&name.as_str()));
-    bounded(wanted.filter_map(|(name, listed)| Some((name.as_str(), listed.version.as_deref()?))))
+    let Manifest { name, version } = serde_json::from_slice(json).ok()?;
+    bounded([(name.as_str(), version.as_str())].into_iter()).pop()
 }
 
 /// `@types/node` of `@types/node@20`.
-fn npm_name(word: &str) -> &str {
+pub(super) fn npm_name(word: &str) -> &str {
     match word.rfind('@') {
         None | Some(0) => word,
         Some(at) => word.get(..at).unwrap_or(word),
@@ -396,12 +387,12 @@ mod tests {
     #[test]
     fn npm_is_asked_for_what_was_asked_for() {
         assert!(npm_changed("\nadded 1 package in 2s\n") && !npm_changed("up to date in 1s\n"));
-        let listing = r#"{"name":"lib","dependencies":{"is-number":{"version":"7.0.0","overridden":false},
-            "npm":{"version":"9.2.0"},"@types/node":{"version":"20.1.0"},"broken":{"missing":true}}}"#;
-        let found = npm_listed(listing, &["is-number@^7", "@types/node@20", "broken"]);
-        let names: Vec<_> = found.iter().map(|package| package.name.as_str()).collect();
-        assert_eq!(names, ["@types/node", "is-number"]);
-        assert!(npm_listed("no JSON", &["a"]).is_empty());
+        let found = npm_package(br#"{"name":"is-number","version":"7.0.0","main":"x.js"}"#);
+        assert_eq!(
+            found.map(|package| package.version).as_deref(),
+            Some("7.0.0")
+        );
+        assert!(npm_package(b"no JSON").is_none() && npm_package(b"{}").is_none());
         assert_eq!((npm_name("@a/b"), npm_name("a@1")), ("@a/b", "a"));
     }
 

@@ -1,0 +1,184 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Installing packages in real machines, from the registries that this machine reaches, and what a guest
+//! is given so that its package managers find them.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "JSON gives null for what is absent; anything else that is missing fails the test"
+)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use waggle_tests::{Scene, Settings, machines};
+
+/// How long the client waits: a manager needs its time under emulation.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+async fn install(scene: &Scene, environment: &str, packages: &str) -> Value {
+    let arguments = json!({"environment_id": environment, "packages": packages});
+    let call = scene
+        .client
+        .begin("install_packages", arguments, PATIENCE, true)
+        .await;
+    let id = call.id();
+    let result = call.answer(PATIENCE).await.expect("a result").done();
+    assert_eq!(result["exit_code"], 0, "{result}");
+    let reports = scene.client.progress(id);
+    let staged = reports
+        .iter()
+        .any(|report| report.message.contains("installing"));
+    // What is there already may take less than a second.
+    assert!(staged || reports.len() < 2, "{reports:?}");
+    result
+}
+
+/// The version of a package that was installed.
+fn version<'a>(result: &'a Value, name: &str) -> &'a str {
+    let mut installed = result["installed"].as_array().expect("a list").iter();
+    let found = installed.find(|package| package["name"] == name);
+    let Some(found) = found else {
+        panic!("{name} is not among {result}")
+    };
+    found["version"].as_str().expect("text")
+}
+
+#[tokio::test]
+async fn pip_installs_and_says_what() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("python").await;
+    let result = install(&scene, &id, "six>=1.16,<2").await;
+    let code = "import six; print(six.__version__, end='')";
+    assert_eq!(scene.output(&id, code).await, version(&result, "six"));
+    // Again: nothing changes, and nothing is said to.
+    let result = install(&scene, &id, "six").await;
+    assert_eq!(result["installed"], json!([]), "{result}");
+    let arguments = json!({"packages": "waggle-no-such-package-0a1b2c"});
+    let result = scene.call(&id, "install_packages", arguments).await;
+    assert!(result.refused().contains("no such package"));
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn npm_installs_and_says_what() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("node").await;
+    let result = install(&scene, &id, "is-number@^7").await;
+    assert!(version(&result, "is-number").starts_with("7."), "{result}");
+    let code = "console.log(require('is-number')('7'))";
+    assert_eq!(scene.output(&id, code).await, "true\n");
+    scene.close().await;
+}
+
+#[tokio::test]
+async fn apt_updates_its_lists_and_installs_as_root() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("shell").await;
+    let result = install(&scene, &id, "hello").await;
+    let installed = version(&result, "hello").to_owned();
+    assert_eq!(scene.output(&id, "hello").await, "Hello, world!\n");
+    let code = "dpkg-query -W -f '${Version}' hello";
+    assert_eq!(scene.output(&id, code).await, installed);
+    scene.close().await;
+}
+
+/// What the system's Python refuses goes into a virtual environment, which later programs use.
+#[tokio::test]
+async fn an_externally_managed_python_gets_a_virtual_environment() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("python").await;
+    // As in an image whose Python is the system's alone.
+    let code =
+        "rm -rf /home/sandbox/venv /etc/waggle/path; ls /usr/lib/python3*/EXTERNALLY-MANAGED";
+    let arguments = json!({"code": code, "language": "shell", "user": "root"});
+    let removed = scene.call(&id, "execute", arguments).await.done();
+    assert_eq!(removed["exit_code"], 0, "{removed}");
+    let result = install(&scene, &id, "six").await;
+    let code = "import six, sys; print(sys.prefix, six.__version__, end='')";
+    let expected = format!("/home/sandbox/venv {}", version(&result, "six"));
+    assert_eq!(scene.output(&id, code).await, expected);
+    scene.close().await;
+}
+
+/// Every program is pointed at the proxy and at the guest's own store of certificates, which has the
+/// host's as well; a caller's own variables go before.
+#[tokio::test]
+async fn a_guest_is_told_its_way_out() {
+    let _permit = machines(1).await;
+    let scene = Scene::open().await;
+    let id = scene.create("shell").await;
+    let code = "echo $HTTPS_PROXY; echo $https_proxy; echo $NO_PROXY; test -s $SSL_CERT_FILE && \
+                test $SSL_CERT_FILE = $REQUESTS_CA_BUNDLE && test $SSL_CERT_FILE = $PIP_CERT && echo store; \
+                apt-config dump Acquire::http::Proxy Acquire::https::CaInfo | grep -c 127.0.0.1:703";
+    let out = scene.output(&id, code).await;
+    let proxy = "http://127.0.0.1:703";
+    assert_eq!(
+        out,
+        format!("{proxy}\n{proxy}\nlocalhost,127.0.0.1,::1\nstore\n1\n")
+    );
+    let arguments =
+        json!({"code": "echo $HTTPS_PROXY$https_proxy", "env": {"HTTPS_PROXY": "mine"}});
+    let result = scene.call(&id, "execute", arguments).await.done();
+    assert_eq!(result["stdout"], format!("mine{proxy}\n"));
+    scene.close().await;
+}
+
+/// A bundle of the operator's reaches the guest's store, and outlives its being written anew.
+#[tokio::test]
+async fn an_authority_of_the_operators_reaches_the_guest() {
+    let _permit = machines(1).await;
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let (key, bundle) = (folder.path().join("key.pem"), folder.path().join("ca.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
+        .args(["-subj", "/CN=Waggle test authority", "-days", "2"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&bundle)
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{made:?}");
+    let pem = std::fs::read_to_string(&bundle).expect("the bundle");
+    let line = pem.lines().nth(1).expect("a line of base64").to_owned();
+    let scene = Scene::with(Settings::default().with("WAGGLE_CA_BUNDLE", &bundle)).await;
+    let id = scene.create("shell").await;
+    let count = format!("grep -cF '{line}' $SSL_CERT_FILE");
+    assert_eq!(scene.output(&id, &count).await, "1\n");
+    assert_eq!(
+        scene
+            .output(&id, &format!("grep -cF '{line}' $NODE_EXTRA_CA_CERTS"))
+            .await,
+        "1\n"
+    );
+    let arguments =
+        json!({"code": "update-ca-certificates", "user": "root", "timeout_seconds": 120});
+    let written = scene.call(&id, "execute", arguments).await.done();
+    assert_eq!(written["exit_code"], 0, "{written}");
+    assert_eq!(scene.output(&id, &count).await, "1\n");
+    scene.close().await;
+
+    std::fs::write(&bundle, "no certificate").expect("written");
+    let (status, complaint) = Settings::default()
+        .with("WAGGLE_CA_BUNDLE", &bundle)
+        .serve_in_vain()
+        .await;
+    assert!(
+        !status.success() && complaint.contains("ca.pem"),
+        "{complaint}"
+    );
+}
