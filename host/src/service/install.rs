@@ -34,6 +34,9 @@ use report::Trouble;
 /// After how long apt's lists are brought up to date again.
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How young they are if newer ones would have no other packages: a name that is not in them is wrong.
+const LISTS_CURRENT: Duration = Duration::from_secs(10 * 60);
+
 /// Where apt keeps them.
 const LISTS: &str = "/var/lib/apt/lists";
 
@@ -162,7 +165,9 @@ impl Work<'_> {
         if succeeded(&first) {
             return Ok((first, dialect));
         }
-        if dialect == Dialect::Apt && !updated && report::lists_are_stale(&said(&first)) {
+        let current = self.lists_are_younger_than(LISTS_CURRENT);
+        if dialect == Dialect::Apt && !updated && !current && report::lists_are_stale(&said(&first))
+        {
             let update = self.update_lists().await?;
             if succeeded(&update) {
                 return Ok((self.run_installer(&installer).await?, dialect));
@@ -250,8 +255,7 @@ impl Work<'_> {
 
     /// Whether apt's lists have to be brought up to date, and why.
     async fn old_lists(&self) -> Result<Option<OldLists>, ServiceError> {
-        let known = self.installs.lists_at;
-        if known.is_some_and(|at| at.elapsed() < LISTS_AGE_MAX) {
+        if self.lists_are_younger_than(LISTS_AGE_MAX) {
             return Ok(None);
         }
         let request = ListFiles {
@@ -275,6 +279,12 @@ impl Work<'_> {
         let through = entries.find(|entry| entry.name.as_ref() == b"partial");
         let fresh = through.is_some_and(|entry| is_recent(entry.modified_ns));
         Ok((!fresh).then_some(OldLists::Old))
+    }
+
+    /// Whether they were brought up to date here, and not longer ago than that.
+    fn lists_are_younger_than(&self, age: Duration) -> bool {
+        let known = self.installs.lists_at;
+        known.is_some_and(|at| at.elapsed() < age)
     }
 
     async fn update_lists(&mut self) -> Result<Executed, ServiceError> {
