@@ -67,6 +67,16 @@ async fn listening(scene: &Scene, id: &str, code: &str) -> String {
     process
 }
 
+/// Processor time that a process has taken, in hundredths of a second.
+fn processor_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // Behind the name, which may hold anything: fields 14 and 15 of proc(5).
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut next = || -> u64 { fields.next().expect("a field").parse().expect("a number") };
+    next() + next()
+}
+
 async fn forward(scene: &Scene, id: &str, arguments: Value) -> String {
     let forwarded = scene.call(id, "forward_port", arguments).await.done();
     assert_eq!(forwarded["status"], "open", "{forwarded}");
@@ -241,6 +251,18 @@ while True: held.append(deaf.accept())";
     let deaf = forward(&scene, &id, json!({"port": 8001})).await;
     let flood = forward(&scene, &id, json!({"port": 8002})).await;
     let piece = vec![7; 64 * 1024];
+    // Who does not read costs no processor, neither here nor there.
+    let mut waiting = TcpStream::connect(&deaf).await.expect("connected");
+    let write = async { while waiting.write_all(&piece).await.is_ok() {} };
+    let _ = timeout(Duration::from_secs(2), write).await;
+    let family: Vec<_> = scene.server.descendants().iter().map(|p| p.pid).collect();
+    let family: Vec<_> = family.into_iter().chain(scene.server.pid()).collect();
+    let spent = || family.iter().map(|pid| processor_ticks(*pid)).sum::<u64>();
+    let before = spent();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let ticks = spent() - before;
+    assert!(ticks < 150, "{ticks} of 300 ticks of a processor");
+    drop(waiting);
     for _ in 0..3 {
         let mut to_deaf = TcpStream::connect(&deaf).await.expect("connected");
         let write = async { while to_deaf.write_all(&piece).await.is_ok() {} };

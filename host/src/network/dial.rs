@@ -287,13 +287,10 @@ impl Dialer {
         }
     }
 
-    /// The value of `Proxy-Authorization` that plain HTTP requests to `target` need, if an upstream proxy
-    /// forwards them.
-    #[must_use]
-    pub fn forward(&self, target: &Target) -> Option<Forward> {
-        let proxy = self.upstream(target, Carries::Http)?;
-        let authorization = proxy.basic_auth().cloned();
-        Some(Forward { authorization })
+    /// Whether an upstream proxy that wants a password forwards plain HTTP requests to `target`.
+    fn wants_password(&self, target: &Target) -> bool {
+        let proxy = self.upstream(target, Carries::Http);
+        proxy.is_some_and(|proxy| proxy.basic_auth().is_some())
     }
 
     /// The addresses of `target` that `policy` permits, at least one.
@@ -510,12 +507,6 @@ impl Connector {
     pub fn new(dialer: Dialer, policy: Policy) -> Self {
         Self { dialer, policy }
     }
-
-    /// As [`Dialer::forward`], for the target of `uri`.
-    #[must_use]
-    pub fn forward(&self, uri: &Uri) -> Option<Forward> {
-        self.dialer.forward(&target_of(uri).ok()?)
-    }
 }
 
 /// Where a request for `uri` goes.
@@ -544,7 +535,8 @@ impl tower_service::Service<Uri> for Connector {
         async move {
             let target = target_of(&uri)?;
             let carries = match uri.scheme_str() {
-                Some("http") => Carries::Http,
+                // hyper-util's clients send no password to a proxy: a tunnel does.
+                Some("http") if !dialer.wants_password(&target) => Carries::Http,
                 _ => Carries::Tunnel,
             };
             dialer

@@ -312,9 +312,11 @@ impl<S: Transport> Wire<S> {
     ) -> Poll<Result<(), LinkError>> {
         while self.queue.is_empty() && !self.is_ended {
             // A failure shows to whoever writes, and here as the connection's end.
+            let was_unsent = !self.unsent.is_empty();
             let sent = self.poll_send(context).is_ready();
             let received = self.poll_receive(context);
-            if sent || received.is_ready() {
+            // Only then: two sides that wake each other for nothing never rest.
+            if (was_unsent && sent) || received.is_ready() {
                 // The guest may have made room.
                 self.wakers.writer.wake();
             }

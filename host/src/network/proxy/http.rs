@@ -85,6 +85,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(egress.limits.header)
         .max_buf_size(HEAD_MAX)
+        // Who has sent all may still wait for the answer; who is gone shows when it is written.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await?;

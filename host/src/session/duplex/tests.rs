@@ -346,6 +346,27 @@ async fn no_more_than_the_window_is_sent_and_held() {
 }
 
 #[tokio::test]
+async fn a_stream_that_waits_both_ways_rests() {
+    let (mut stream, guest) = accepted().await;
+    let heard = unheeding(guest, 0);
+    let flood = vec![9; STREAM_WINDOW];
+    stream.write_all(&flood).await.expect("room");
+    stream.flush().await.expect("sent");
+    let mut polls = 0;
+    let both = std::future::poll_fn(|context| {
+        polls += 1;
+        let mut room = [0; 10];
+        let read = Pin::new(&mut stream).poll_read(context, &mut ReadBuf::new(&mut room));
+        let written = Pin::new(&mut stream).poll_write(context, &[0]);
+        assert!(read.is_pending() && written.is_pending());
+        Poll::<()>::Pending
+    });
+    let waited = timeout(Duration::from_millis(300), both).await;
+    assert!(waited.is_err() && polls < 10, "{polls} polls");
+    heard.abort();
+}
+
+#[tokio::test]
 async fn a_guest_that_sends_more_than_the_window_breaks_it() {
     let (mut stream, guest) = accepted().await;
     let heard = unheeding(guest, usize::MAX);

@@ -329,20 +329,21 @@ async fn a_client_over_http_sees_that_a_wrong_file_ends_too_soon() {
         });
         let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
         let asking = async {
-            let request = format!("GET {file} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let request = format!("GET {file} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
             client.write_all(request.as_bytes()).await.expect("sent");
             let mut got = Vec::new();
             client.read_to_end(&mut got).await.expect("ended");
             got
         };
         let (served, got) = tokio::join!(serving, asking);
+        let head = String::from_utf8_lossy(got.get(..400).unwrap_or(&got)).to_lowercase();
+        if head.starts_with("http/1.1 502") {
+            // It was known to be wrong before the answer began.
+            continue;
+        }
         assert!(served.is_err(), "the connection was broken");
         assert!(got.len() < 100_000 && !got.ends_with(b"\r\n0\r\n\r\n"));
-        let head = String::from_utf8_lossy(got.get(..400).unwrap_or(&got)).to_lowercase();
-        let begun = head.starts_with("http/1.1 200");
-        assert!(
-            !begun || head.contains("content-length: 100000") == stated,
-            "{head}"
-        );
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert_eq!(head.contains("content-length: 100000"), stated, "{head}");
     }
 }

@@ -1,0 +1,196 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! The host's own proxy: asked for what is permitted, and for nothing else.
+
+use hyper_util::rt::TokioIo;
+use tower_service::Service as _;
+
+use super::*;
+use crate::network::dial::Connector;
+
+/// A proxy of a company's: knows `inside.example`, wants a password, notes the heads it gets.
+async fn company(target: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heads);
+    let address = server(move |mut stream| {
+        let noted = Arc::clone(&noted);
+        async move {
+            let head = head(&mut stream).await;
+            noted.lock().expect("a list").push(head.clone());
+            if !head
+                .to_ascii_lowercase()
+                .contains("proxy-authorization: basic bwu6c2vjcmv0")
+                && !head.contains("bWU6c2VjcmV0")
+            {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+                    .await;
+                return;
+            }
+            if head.starts_with("CONNECT ") {
+                let Ok(mut outside) = TcpStream::connect(target).await else {
+                    return;
+                };
+                // What the server says first comes in the same packet.
+                let mut first = [0; 64];
+                let count = outside.read(&mut first).await.unwrap_or(0);
+                let answer = [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &first[..count]].concat();
+                let _ = stream.write_all(&answer).await;
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
+            } else {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nforward")
+                    .await;
+            }
+        }
+    })
+    .await;
+    (address, heads)
+}
+
+fn by(proxy: &str) -> Matcher {
+    Matcher::builder()
+        .all(proxy.to_owned())
+        .no("direct.example".to_owned())
+        .build()
+}
+
+#[tokio::test]
+async fn names_go_by_the_upstream_proxy_with_its_password() {
+    let target = server(|mut stream| async move {
+        let _ = stream.write_all(b"220 hello\r\n").await;
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await;
+    let (proxy, heads) = company(target).await;
+    let known = names([
+        ("public.example", &["192.0.2.1"]),
+        ("private.example", &["10.0.0.1"]),
+        ("direct.example", &["127.0.0.1"]),
+    ]);
+    let allow = format!("*.example, {target}");
+    let egress = egress_of(
+        &allow,
+        known,
+        by(&format!("http://me:secret@{proxy}")),
+        Limits::default(),
+    );
+
+    // One that only the proxy knows, and one that resolves here as well.
+    for name in ["inside.example:443", "public.example:443"] {
+        let mut stream = tunnel(&egress, name).await;
+        let mut first = [0; 11];
+        timeout(SOON, stream.read_exact(&mut first))
+            .await
+            .expect("soon")
+            .expect("read");
+        assert_eq!(&first, b"220 hello\r\n", "nothing is lost");
+        stream.write_all(b"x").await.expect("sent");
+        assert_eq!(stream.read_u8().await.expect("echoed"), b'x');
+        let head = heads.lock().expect("a list").pop().expect("a request");
+        assert!(
+            head.starts_with(&format!("CONNECT {name} HTTP/1.1\r\n")),
+            "{head}"
+        );
+    }
+    // A plain request goes in absolute form, with the proxy's password and not the guest's.
+    let request = "GET http://inside.example/a HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic guest\r\n\r\n";
+    let answer = ask(&egress, request).await;
+    assert!(answer.ends_with("forward"), "{answer}");
+    let head = heads.lock().expect("a list").pop().expect("a request");
+    assert!(
+        head.starts_with("GET http://inside.example/a HTTP/1.1\r\n") && !head.contains("guest"),
+        "{head}"
+    );
+
+    // Refused by name, refused by address, or not by the proxy at all.
+    for (asked, status) in [
+        ("evil.test:443", "403"),
+        ("private.example:443", "403"),
+        ("169.254.169.254:80", "403"),
+    ] {
+        let answer = ask(
+            &egress,
+            &format!("CONNECT {asked} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        )
+        .await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+    let _direct = tunnel(&egress, &format!("direct.example:{}", target.port())).await;
+    let _literal = tunnel(&egress, &target.to_string()).await;
+    assert!(
+        heads.lock().expect("a list").is_empty(),
+        "the proxy was not asked"
+    );
+}
+
+#[tokio::test]
+async fn its_refusal_is_told_without_its_password() {
+    let (proxy, _heads) = company(SocketAddr::from(([127, 0, 0, 1], 1))).await;
+    let egress = egress_of(
+        "*.example",
+        names([]),
+        by(&format!("http://me:wrong@{proxy}")),
+        Limits::default(),
+    );
+    let answer = ask(
+        &egress,
+        "CONNECT inside.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.contains("407"),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains("wrong") && !answer.contains("me:"),
+        "{answer}"
+    );
+    let egress = egress_of(
+        "*.example",
+        names([]),
+        by("socks5://me:wrong@127.0.0.1:1"),
+        Limits::default(),
+    );
+    let answer = ask(
+        &egress,
+        "CONNECT inside.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    .await;
+    assert!(
+        answer.contains("HTTPS_PROXY") && !answer.contains("wrong"),
+        "{answer}"
+    );
+    let records = format!("{:?}", egress.audit().records());
+    assert!(!records.contains("wrong"), "{records}");
+}
+
+#[tokio::test]
+async fn the_connector_keeps_to_its_policy() {
+    let server = echo().await;
+    let policy = Policy::parse("none", &server.to_string(), &[], None).expect("a policy");
+    let mut connector = Connector::new(Dialer::new(names([]), no_upstream()), policy);
+    let uri = |text: String| text.parse().expect("a URI");
+    let mut stream: TokioIo<_> = connector
+        .call(uri(format!("https://{server}/")))
+        .await
+        .expect("permitted");
+    stream.inner_mut().write_all(b"x").await.expect("sent");
+    assert_eq!(stream.inner_mut().read_u8().await.expect("echoed"), b'x');
+    for refused in [
+        "https://evil.example/",
+        "http://127.0.0.1/",
+        "http://[::1]:1/",
+    ] {
+        let error = connector
+            .call(uri(refused.to_owned()))
+            .await
+            .expect_err(refused);
+        assert!(matches!(error, DialError::Denied(_)), "{error}");
+    }
+}
