@@ -113,7 +113,7 @@ impl Service {
         // What was installed may be an interpreter, or a package manager.
         lease.live.session.forget_capabilities();
         let installed = work.installed(&executed, dialect).await;
-        let guidance = guidance(&executed);
+        let guidance = guidance(&executed, lease.live.failed_since(mark));
         Ok(Installation {
             executed,
             installed,
@@ -391,17 +391,29 @@ fn said(executed: &Executed) -> String {
     [executed.stdout.as_str(), executed.stderr.as_str()].join("\n")
 }
 
-/// What went wrong, in our words: the manager's own are in the result.
-fn guidance(executed: &Executed) -> Option<String> {
+/// What went wrong, in our words: the manager's own are in the result. `failed` is what could not be
+/// reached, of which managers say little.
+fn guidance(executed: &Executed, failed: Option<(String, String)>) -> Option<String> {
     let End {
         ended, exit_code, ..
     } = executed.end;
     match (ended, exit_code) {
         (Ended::Exited, Some(0)) => None,
-        (Ended::Exited, Some(code)) => Some(format!(
-            "the package manager failed with exit code {code}: {}.",
-            Trouble::of(&said(executed)).advice()
-        )),
+        (Ended::Exited, Some(code)) => {
+            let words = Trouble::of(&said(executed));
+            let (trouble, why) = match (executed.network_refused.first(), failed) {
+                _ if words == Trouble::DiskFull => (words, String::new()),
+                (Some(denial), _) => (Trouble::Refused, format!("{denial}; ")),
+                (None, Some((_, why))) if words.may_be_unreachable() => {
+                    (Trouble::Unreachable, format!("{why}; "))
+                }
+                _ => (words, String::new()),
+            };
+            Some(format!(
+                "the package manager failed with exit code {code}: {why}{}.",
+                trouble.advice()
+            ))
+        }
         (Ended::Deadline, _) => Some(format!(
             "the installation was killed at its deadline, {} ms after its last step began; what it had finished is \
              installed. Call again to go on, with fewer packages or a higher timeout_seconds (the owner of this \
