@@ -87,6 +87,53 @@ async fn apt_updates_its_lists_and_installs_as_root() {
     scene.close().await;
 }
 
+/// What one environment has fetched, another gets from the package mirror, also of a later server that
+/// cannot reach any registry: its way out is a proxy that does not exist.
+#[tokio::test]
+async fn a_second_installation_needs_no_registry() {
+    let _permit = machines(1).await;
+    let cache = tempfile::TempDir::new().expect("a temporary folder");
+    let settings = Settings::default()
+        .with_registries()
+        .with("WAGGLE_PACKAGE_CACHE_DIR", cache.path());
+    let mut first = Vec::new();
+    let scene = Scene::with(settings.clone()).await;
+    for (runtime, package) in [("python", "six"), ("node", "is-number")] {
+        let id = scene.create(runtime).await;
+        first.push(install(&scene, &id, package).await["installed"].clone());
+        scene.destroy(&id).await;
+    }
+    scene.close().await;
+
+    let nowhere = "http://127.0.0.1:9";
+    let cut = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
+        .into_iter()
+        .fold(settings, |settings, name| settings.with(name, nowhere));
+    let cut = cut.without("NO_PROXY").without("no_proxy");
+    let scene = Scene::with(cut).await;
+    for (index, (runtime, package)) in [("python", "six"), ("node", "is-number")]
+        .into_iter()
+        .enumerate()
+    {
+        let id = scene.create(runtime).await;
+        let again = install(&scene, &id, package).await;
+        assert_eq!(again["installed"], first[index], "{again}");
+        // What nobody has fetched cannot be had.
+        let other = if runtime == "python" {
+            "attrs"
+        } else {
+            "is-odd"
+        };
+        let result = scene
+            .call(&id, "install_packages", json!({"packages": other}))
+            .await;
+        let text = result.refused();
+        assert!(text.contains("could not be reached"), "{text}");
+        scene.destroy(&id).await;
+    }
+    scene.close().await;
+}
+
 /// What the system's Python refuses goes into a virtual environment, which later programs use.
 #[tokio::test]
 async fn an_externally_managed_python_gets_a_virtual_environment() {

@@ -202,6 +202,19 @@ impl Audit {
         });
         denials.take(max).collect()
     }
+
+    /// The newest failure since `mark`: what was asked for, and why it failed.
+    #[must_use]
+    pub fn failed_since(&self, mark: u64) -> Option<(String, String)> {
+        let ring = self.ring();
+        let mut newest = ring.records.iter().rev().map(|(record, _)| record);
+        newest.find_map(|record| match &record.decision {
+            Decision::Failed { error } if record.sequence >= mark => {
+                Some((record.asked.clone(), error.clone()))
+            }
+            _ => None,
+        })
+    }
 }
 
 fn is_power_of_ten(mut number: u64) -> bool {

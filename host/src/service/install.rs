@@ -34,6 +34,9 @@ use report::Trouble;
 /// After how long apt's lists are brought up to date again.
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How young they are if newer ones would have no other packages: a name that is not in them is wrong.
+const LISTS_CURRENT: Duration = Duration::from_secs(10 * 60);
+
 /// Where apt keeps them.
 const LISTS: &str = "/var/lib/apt/lists";
 
@@ -110,7 +113,7 @@ impl Service {
         // What was installed may be an interpreter, or a package manager.
         lease.live.session.forget_capabilities();
         let installed = work.installed(&executed, dialect).await;
-        let guidance = guidance(&executed);
+        let guidance = guidance(&executed, lease.live.failed_since(mark));
         Ok(Installation {
             executed,
             installed,
@@ -162,7 +165,9 @@ impl Work<'_> {
         if succeeded(&first) {
             return Ok((first, dialect));
         }
-        if dialect == Dialect::Apt && !updated && report::lists_are_stale(&said(&first)) {
+        let current = self.lists_are_younger_than(LISTS_CURRENT);
+        if dialect == Dialect::Apt && !updated && !current && report::lists_are_stale(&said(&first))
+        {
             let update = self.update_lists().await?;
             if succeeded(&update) {
                 return Ok((self.run_installer(&installer).await?, dialect));
@@ -250,8 +255,7 @@ impl Work<'_> {
 
     /// Whether apt's lists have to be brought up to date, and why.
     async fn old_lists(&self) -> Result<Option<OldLists>, ServiceError> {
-        let known = self.installs.lists_at;
-        if known.is_some_and(|at| at.elapsed() < LISTS_AGE_MAX) {
+        if self.lists_are_younger_than(LISTS_AGE_MAX) {
             return Ok(None);
         }
         let request = ListFiles {
@@ -275,6 +279,12 @@ impl Work<'_> {
         let through = entries.find(|entry| entry.name.as_ref() == b"partial");
         let fresh = through.is_some_and(|entry| is_recent(entry.modified_ns));
         Ok((!fresh).then_some(OldLists::Old))
+    }
+
+    /// Whether they were brought up to date here, and not longer ago than that.
+    fn lists_are_younger_than(&self, age: Duration) -> bool {
+        let known = self.installs.lists_at;
+        known.is_some_and(|at| at.elapsed() < age)
     }
 
     async fn update_lists(&mut self) -> Result<Executed, ServiceError> {
@@ -381,17 +391,29 @@ fn said(executed: &Executed) -> String {
     [executed.stdout.as_str(), executed.stderr.as_str()].join("\n")
 }
 
-/// What went wrong, in our words: the manager's own are in the result.
-fn guidance(executed: &Executed) -> Option<String> {
+/// What went wrong, in our words: the manager's own are in the result. `failed` is what could not be
+/// reached, of which managers say little.
+fn guidance(executed: &Executed, failed: Option<(String, String)>) -> Option<String> {
     let End {
         ended, exit_code, ..
     } = executed.end;
     match (ended, exit_code) {
         (Ended::Exited, Some(0)) => None,
-        (Ended::Exited, Some(code)) => Some(format!(
-            "the package manager failed with exit code {code}: {}.",
-            Trouble::of(&said(executed)).advice()
-        )),
+        (Ended::Exited, Some(code)) => {
+            let words = Trouble::of(&said(executed));
+            let (trouble, why) = match (executed.network_refused.first(), failed) {
+                _ if words == Trouble::DiskFull => (words, String::new()),
+                (Some(denial), _) => (Trouble::Refused, format!("{denial}; ")),
+                (None, Some((_, why))) if words.may_be_unreachable() => {
+                    (Trouble::Unreachable, format!("{why}; "))
+                }
+                _ => (words, String::new()),
+            };
+            Some(format!(
+                "the package manager failed with exit code {code}: {why}{}.",
+                trouble.advice()
+            ))
+        }
         (Ended::Deadline, _) => Some(format!(
             "the installation was killed at its deadline, {} ms after its last step began; what it had finished is \
              installed. Call again to go on, with fewer packages or a higher timeout_seconds (the owner of this \

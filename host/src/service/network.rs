@@ -61,7 +61,7 @@ impl Calls for FromGuest {
 }
 
 impl Live {
-    /// A mark for [`Live::refused_since`].
+    /// A mark for [`Live::refused_since`] and [`Live::failed_since`].
     pub(super) fn network_mark(&self) -> u64 {
         self.egress.audit().mark()
     }
@@ -69,6 +69,11 @@ impl Live {
     /// What the network refused the environment since `mark`.
     pub(super) fn refused_since(&self, mark: u64) -> Vec<Denial> {
         self.egress.audit().refused_since(mark, REFUSED_MAX)
+    }
+
+    /// What the environment could not reach since `mark`, and why.
+    pub(super) fn failed_since(&self, mark: u64) -> Option<(String, String)> {
+        self.egress.audit().failed_since(mark)
     }
 }
 

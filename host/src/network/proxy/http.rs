@@ -41,7 +41,7 @@ use crate::network::{
     Body,
     audit::Via,
     dial::{Carries, DialError, Outbound, target_of},
-    mirror::{Mirror, Served},
+    mirror::{Failed, Mirror, Served},
     policy::Target,
 };
 
@@ -195,7 +195,10 @@ async fn mirrored_answer(
     let response = mirror.serve(request).await;
     let asked: String = url.as_str().chars().take(NOTED_MAX).collect();
     if response.status().is_server_error() {
-        let why = format!("the mirror answered {}", response.status());
+        let why = match response.extensions().get::<Failed>() {
+            Some(Failed(why)) => why.clone(),
+            None => format!("the mirror answered {}", response.status()),
+        };
         egress.audit.failed(Via::Mirror, &asked, &why);
         return response;
     }

@@ -304,6 +304,12 @@ impl Trouble {
         found.map_or(Self::Other, |(trouble, _)| trouble)
     }
 
+    /// Whether a registry that cannot be reached may be behind it: managers then often say that there
+    /// is no such package, or little at all.
+    pub(super) fn may_be_unreachable(self) -> bool {
+        matches!(self, Self::NotFound | Self::Unreachable | Self::Other)
+    }
+
     /// What to do about it.
     pub(super) fn advice(self) -> &'static str {
         match self {
