@@ -45,7 +45,7 @@ pub(super) fn refused(denial: &Denial) -> Response<Body> {
         DenialKind::SpecialAddress => "destination_ip_prohibited",
         DenialKind::Limit => "connection_limit_reached",
     };
-    let json = serde_json::to_vec(&Refused {
+    let json = serde_json::to_string(&Refused {
         error: "refused",
         denial,
     });
@@ -83,10 +83,12 @@ pub(super) fn failed(error: &DialError) -> Response<Body> {
 /// Anything else that is wrong, with its RFC 9209 error type.
 pub(super) fn problem(status: StatusCode, kind: &'static str, text: &str) -> Response<Body> {
     let json = serde_json::json!({ "error": text });
-    answer(status, kind, text, json.to_string().into_bytes())
+    answer(status, kind, text, json.to_string())
 }
 
-fn answer(status: StatusCode, kind: &'static str, text: &str, json: Vec<u8>) -> Response<Body> {
+fn answer(status: StatusCode, kind: &'static str, text: &str, mut json: String) -> Response<Body> {
+    // What curl prints should not run into what follows.
+    json.push('\n');
     let mut response = Response::new(body(json));
     *response.status_mut() = status;
     let headers = response.headers_mut();
