@@ -171,6 +171,7 @@ async fn live_a_life(client: &Client) {
     let expected = json!({
         "environment_id": id, "name": "matrix", "runtime": "python", "status": "running",
         "created_at": created_at,
+        "network": "packages",
     });
     assert_eq!(listed, json!({"environments": [expected], "count": 1}));
 

@@ -96,6 +96,16 @@ pub enum ServiceError {
     /// A network policy that is malformed, or beyond the server's.
     #[error("argument network: {0}")]
     Network(#[from] PolicyError),
+    /// The image has nothing to install packages with.
+    #[error(
+        "this image has no {program} to install packages for {runtime} with; create an environment of another runtime, or have the owner of this server choose an image that has it (WAGGLE_IMAGE_*) or a command (WAGGLE_RUNTIME_*_INSTALL_COMMAND)"
+    )]
+    NoInstaller {
+        /// For which runtime.
+        runtime: Runtime,
+        /// What was looked for.
+        program: String,
+    },
     /// Another call installs packages there.
     #[error(
         "another call installs packages in this environment and did not end within {} seconds, so nothing was done; call again later", .0.as_secs()
@@ -199,6 +209,7 @@ impl ServiceError {
                 | Self::Guest(_)
                 | Self::ProcessesFull(_)
                 | Self::InstallerBusy(_)
+                | Self::NoInstaller { .. }
         )
     }
 }

@@ -15,7 +15,7 @@ use serde_bytes::ByteBuf;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waggle_protocol::message::{
-    Capabilities, EnvVar, FileKind, ListFiles, PackageManager, Program, ReadFile, User,
+    Capabilities, EnvVar, FailureCode, FileKind, ListFiles, PackageManager, Program, ReadFile, User,
 };
 
 use super::{
@@ -137,7 +137,7 @@ impl Work<'_> {
     async fn install(&mut self) -> Result<(Executed, Dialect), ServiceError> {
         let runtime = self.lease.environment.runtime;
         let chosen = self.service.overrides.has(runtime, Purpose::Install);
-        let found = self.lease.live.session.capabilities().await;
+        let mut found = self.lease.live.session.capabilities().await;
         let python = runtime == Runtime::Python && !chosen;
         // A Python without pip may still make a virtual environment that has one.
         if python
@@ -148,7 +148,7 @@ impl Work<'_> {
         {
             return Ok((failed, Dialect::Unknown));
         }
-        let installer = self.installer(&found);
+        let mut installer = self.installer(&found);
         let dialect = installer.dialect;
         let mut updated = false;
         if dialect == Dialect::Apt
@@ -161,7 +161,26 @@ impl Work<'_> {
             }
             updated = true;
         }
-        let first = self.run_installer(&installer).await?;
+        let first = match self.run_installer(&installer).await {
+            // It may have gone since the image was looked at.
+            Err(error) if !chosen && is_missing(&error) => {
+                self.lease.live.session.forget_capabilities();
+                found = self.lease.live.session.capabilities().await;
+                installer = self.installer(&found);
+                self.run_installer(&installer).await
+            }
+            outcome => outcome,
+        };
+        let first = first.map_err(|error| match error {
+            error if is_missing(&error) => ServiceError::NoInstaller {
+                runtime,
+                program: installer
+                    .command
+                    .first()
+                    .map_or_else(String::new, |word| lossy(word)),
+            },
+            error => error,
+        })?;
         if succeeded(&first) {
             return Ok((first, dialect));
         }
@@ -380,6 +399,17 @@ fn is_recent(modified_ns: i64) -> bool {
         return false;
     };
     now.saturating_sub(modified) < LISTS_AGE_MAX
+}
+
+/// Whether the program to run is not there.
+fn is_missing(error: &ServiceError) -> bool {
+    let ServiceError::Guest(failure) = error else {
+        return false;
+    };
+    matches!(
+        failure.code,
+        FailureCode::SpawnFailed | FailureCode::NotFound
+    )
 }
 
 fn succeeded(executed: &Executed) -> bool {
