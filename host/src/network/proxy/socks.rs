@@ -14,21 +14,39 @@ use fast_socks5::{
     ReplyError, Socks5Command, server::Socks5ServerProtocol, util::target_addr::TargetAddr,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
 
-use super::{Egress, ServeError};
+use super::{Egress, ServeError, flow::Flow};
 use crate::network::{
     audit::Via,
-    dial::{Carries, DialError},
+    dial::{Carries, DialError, Outbound},
     policy::Target,
 };
 
 /// The first byte of a connection.
 pub(super) const VERSION: u8 = 5;
 
-pub(super) async fn serve<S>(egress: &Arc<Egress>, stream: S) -> Result<(), ServeError>
+pub(super) async fn serve<S>(egress: &Arc<Egress>, mut stream: S) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let outcome = speak(egress, &mut stream).await;
+    if let Ok(Some((outbound, flow))) = outcome {
+        egress.carry(stream, outbound, flow).await;
+        return Ok(());
+    }
+    // Without an end the reply could be lost.
+    let _ = timeout(egress.limits.header, stream.shutdown()).await;
+    outcome.map(drop)
+}
+
+/// What was asked for, once the client knows that it has it.
+async fn speak<S>(
+    egress: &Egress,
+    stream: &mut S,
+) -> Result<Option<(Outbound, Arc<Flow>)>, ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -36,31 +54,34 @@ where
         let greeted = Socks5ServerProtocol::accept_no_auth(stream).await?;
         greeted.read_command().await
     };
-    let (protocol, command, asked) = timeout(egress.limits.header, read)
-        .await
-        .map_err(|_| ServeError::Silent)??;
+    let read = timeout(egress.limits.header, read).await;
+    let (protocol, command, asked) = read.map_err(|_| ServeError::Silent)??;
     if !matches!(command, Socks5Command::TCPConnect) {
-        return Ok(protocol
+        protocol
             .reply_error(&ReplyError::CommandNotSupported)
-            .await?);
+            .await?;
+        return Ok(None);
     }
     let target = match &asked {
         TargetAddr::Ip(address) => Target::new(&address.ip().to_string(), address.port()),
         TargetAddr::Domain(name, port) => Target::new(name, *port),
     };
     let Ok(target) = target else {
-        return Ok(protocol.reply_error(&ReplyError::HostUnreachable).await?);
+        protocol.reply_error(&ReplyError::HostUnreachable).await?;
+        return Ok(None);
     };
     egress.admit().await;
     match egress.connect(Via::Socks, &target, Carries::Tunnel).await {
-        Ok((outbound, flow)) => {
+        Ok(connected) => {
             // The host's own address is nobody's business.
             let bound = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-            let inside = protocol.reply_success(bound).await?;
-            egress.carry(inside, outbound, flow).await;
-            Ok(())
+            protocol.reply_success(bound).await?;
+            Ok(Some(connected))
         }
-        Err(error) => Ok(protocol.reply_error(&reply(&error)).await?),
+        Err(error) => {
+            protocol.reply_error(&reply(&error)).await?;
+            Ok(None)
+        }
     }
 }
 
