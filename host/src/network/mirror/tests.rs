@@ -6,7 +6,6 @@
 mod apt;
 mod bad;
 mod good;
-mod real;
 
 use std::{
     path::Path,
