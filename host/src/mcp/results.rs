@@ -220,6 +220,9 @@ pub(super) struct Process {
     bytes_lost: Option<u64>,
     #[serde(flatten)]
     ending: Ending,
+    /// read, wait: what the network policy has refused the environment since the start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    network_refused: Vec<Denial>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -261,6 +264,7 @@ impl From<Vec<ProcessSummary>> for Process {
             more: None,
             bytes_lost: None,
             ending: None.into(),
+            network_refused: Vec::new(),
         }
     }
 }
@@ -289,6 +293,7 @@ impl From<Progressed> for Process {
             more: Some(process.more),
             bytes_lost: (process.lost > 0).then_some(process.lost),
             ending: process.end.into(),
+            network_refused: process.network_refused,
         }
     }
 }

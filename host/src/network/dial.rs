@@ -264,7 +264,7 @@ impl Dialer {
     ) -> Result<Outbound, DialError> {
         policy.permits(target)?;
         let upstream = self.upstream(target, carries);
-        let addresses = match self.addresses(policy, target).await {
+        let addresses = match self.addresses(policy, target, upstream.is_some()).await {
             Ok(addresses) => addresses,
             // The upstream proxy may know names that this host does not.
             Err(DialError::Resolve { .. } | DialError::ResolveTimeout { .. })
@@ -293,11 +293,13 @@ impl Dialer {
         proxy.is_some_and(|proxy| proxy.basic_auth().is_some())
     }
 
-    /// The addresses of `target` that `policy` permits, at least one.
+    /// The addresses of `target` that `policy` permits, at least one. `all` demands that it permits each:
+    /// who resolves the name again may come to any of them.
     async fn addresses(
         &self,
         policy: &Policy,
         target: &Target,
+        all: bool,
     ) -> Result<Vec<SocketAddr>, DialError> {
         let found = match (&target.host, target.literal()) {
             (_, Some(address)) => vec![address],
@@ -306,15 +308,16 @@ impl Dialer {
         };
         let mut permitted = Vec::new();
         let mut refused = None;
-        for address in found.into_iter().take(ADDRESSES_MAX) {
+        for address in found {
             match policy.permits_address(target, address) {
+                Ok(()) if permitted.len() >= ADDRESSES_MAX => {}
                 Ok(()) => permitted.push(SocketAddr::new(address, target.port)),
                 Err(denial) => refused = refused.or(Some(denial)),
             }
         }
         match refused {
             // One bad address among good ones is left out: nobody connects to it.
-            Some(denial) if permitted.is_empty() => Err(denial.into()),
+            Some(denial) if all || permitted.is_empty() => Err(denial.into()),
             _ => Ok(permitted),
         }
     }

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     environment::{EnvironmentId, store::Lease},
+    network::policy::Denial,
     session::{Output, OutputStream, Run, RunEnd, capture::lossy},
 };
 
@@ -109,6 +110,8 @@ pub struct Progressed {
     pub more: bool,
     /// How it ended, if it has.
     pub end: Option<End>,
+    /// What the network has refused the environment since the process was started.
+    pub network_refused: Vec<Denial>,
 }
 
 /// What to read.
@@ -188,6 +191,8 @@ struct Process {
     input: Mutex<Option<mpsc::Sender<Bytes>>>,
     /// Its newest line, for those who wait.
     call: Arc<Call>,
+    /// Where the environment's audit list was when it was started.
+    network_mark: u64,
 }
 
 #[derive(Debug)]
@@ -203,7 +208,12 @@ impl Processes {
     }
 
     /// A new process that is about to start.
-    fn add(&self, title: String, input: mpsc::Sender<Bytes>) -> Option<Arc<Process>> {
+    fn add(
+        &self,
+        title: String,
+        input: mpsc::Sender<Bytes>,
+        network_mark: u64,
+    ) -> Option<Arc<Process>> {
         let mut table = self.table();
         let has_ended = |process: &Arc<Process>| process.state.borrow().end.is_some();
         let ended: Vec<_> = table
@@ -233,6 +243,7 @@ impl Processes {
             state: watch::Sender::new(state),
             input: Mutex::new(Some(input)),
             call: Arc::default(),
+            network_mark,
         });
         table.all.insert(id, Arc::clone(&process));
         Some(process)
@@ -316,7 +327,7 @@ impl Service {
         let process = lease
             .live
             .processes
-            .add(title, input)
+            .add(title, input, lease.live.network_mark())
             .ok_or(ServiceError::ProcessesFull(RUNNING_MAX))?;
         let (started, runs) = oneshot::channel();
         let (failed, refused) = oneshot::channel();
@@ -407,7 +418,7 @@ impl Service {
         until: Until,
         call: &Call,
     ) -> Result<Progressed, ServiceError> {
-        let (_lease, process) = self.process(environment_id, process_id)?;
+        let (lease, process) = self.process(environment_id, process_id)?;
         call.follow(&process.call);
         let max_bytes = match from.max_bytes {
             Some(given) => validate::output_bytes(given)?,
@@ -453,6 +464,7 @@ impl Service {
             lost: chunk.lost,
             more: chunk.more,
             end,
+            network_refused: lease.live.refused_since(process.network_mark),
         })
     }
 
@@ -525,7 +537,7 @@ mod tests {
     use super::*;
 
     fn add(processes: &Processes) -> Option<Arc<Process>> {
-        processes.add("sleep".to_owned(), mpsc::channel(1).0)
+        processes.add("sleep".to_owned(), mpsc::channel(1).0, 0)
     }
 
     #[test]

@@ -68,6 +68,7 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
     let known = names([
         ("public.example", &["192.0.2.1"]),
         ("private.example", &["10.0.0.1"]),
+        ("mixed.example", &["192.0.2.1", "10.0.0.1"]),
         ("direct.example", &["127.0.0.1"]),
     ]);
     let allow = format!("*.example, {target}");
@@ -109,6 +110,7 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
     for (asked, status) in [
         ("evil.test:443", "403"),
         ("private.example:443", "403"),
+        ("mixed.example:443", "403"),
         ("169.254.169.254:80", "403"),
     ] {
         let answer = ask(
