@@ -226,7 +226,8 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         },
     })
     .await?;
-    tracing::info!(accelerator = ?vmm.accelerator(), "ready for environments");
+    let accelerator = vmm.accelerator();
+    tracing::info!(?accelerator, network = %network.gateway.policy(), "ready for environments");
     Ok(Service::start(settings, vmm, images, boot_disk, network))
 }
 

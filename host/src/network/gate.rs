@@ -85,7 +85,6 @@ impl Network {
             }
             _ => None,
         };
-        tracing::info!(%policy, mirror = mirror.is_some(), "network of the environments");
         let recorded = self::registries(options.recorded, None);
         let guest = GuestNetwork::new(options.trust, &registries, &recorded, mirror.is_some());
         let limits = Limits {

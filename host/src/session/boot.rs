@@ -87,6 +87,9 @@ pub enum BootError {
     Prepare(#[source] LinkError),
 }
 
+/// How long a launch that is over its time may take to come to an end: processes start in less.
+const LAUNCH_GRACE: Duration = Duration::from_secs(10);
+
 /// Characters of a console's end that go into an error.
 const CONSOLE_TAIL: usize = 600;
 
@@ -114,8 +117,13 @@ impl Session {
     pub async fn boot(vmm: &Vmm, options: &BootOptions) -> Result<Self, BootError> {
         let start = Instant::now();
         let launch = vmm.launch(specification(options));
-        let Ok(machine) = timeout(options.timeout, launch).await else {
-            // Dropping the launch has undone it.
+        tokio::pin!(launch);
+        let Ok(machine) = timeout(options.timeout, &mut launch).await else {
+            // Dropping the launch undoes it in its own time; ended in order, nothing is left when the
+            // caller learns of it.
+            if let Ok(Ok(machine)) = timeout(LAUNCH_GRACE, launch).await {
+                machine.stop().await;
+            }
             return Err(BootError::timeout(options, ""));
         };
         let machine = machine?;
