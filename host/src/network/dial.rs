@@ -54,6 +54,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one address is tried before the next is tried as well (RFC 8305, 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Addresses that are tried at the same time: each takes a descriptor.
+const ATTEMPTS_MAX: usize = 2;
+
+/// How long one address is tried while others wait for their turn: a lost packet is sent again after a
+/// second.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -458,7 +465,13 @@ async fn race(
     addresses: Vec<SocketAddr>,
     target: &str,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
-    timeout(CONNECT_TIMEOUT, first(addresses))
+    let connect = |address| async move {
+        let stream = TcpStream::connect(address).await?;
+        // Interactive protocols would wait for one another's acknowledgements.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    timeout(CONNECT_TIMEOUT, first(addresses, connect))
         .await
         .map_err(|_| DialError::ConnectTimeout {
             target: target.to_owned(),
@@ -469,27 +482,40 @@ async fn race(
         })
 }
 
-async fn first(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
-    let attempt = |address| async move { (TcpStream::connect(address).await, address) };
-    let mut rest = addresses.into_iter();
+async fn first<T, F>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<(T, SocketAddr)>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let attempt = |(address, patience)| {
+        let connecting = timeout(patience, connect(address));
+        async move {
+            let outcome = connecting.await.map_err(|_| io::ErrorKind::TimedOut.into());
+            (outcome.flatten(), address)
+        }
+    };
+    // Those for whose place nobody waits are tried for as long as there is time.
+    let hurried = addresses.len().saturating_sub(ATTEMPTS_MAX);
+    let patience = std::iter::repeat_n(ATTEMPT_TIMEOUT, hurried);
+    let patience = patience.chain(std::iter::repeat(CONNECT_TIMEOUT));
+    let mut rest = addresses.into_iter().zip(patience).peekable();
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     attempts.extend(rest.next().map(attempt));
     loop {
+        let one_more = attempts.len() < ATTEMPTS_MAX && rest.peek().is_some();
         tokio::select! {
             next = attempts.next() => match next {
-                Some((Ok(stream), address)) => {
-                    // Interactive protocols would wait for one another's acknowledgements.
-                    stream.set_nodelay(true)?;
-                    return Ok((stream, address));
-                }
+                Some((Ok(stream), address)) => return Ok((stream, address)),
                 Some((Err(error), _)) => {
                     last = error;
                     attempts.extend(rest.next().map(attempt));
                 }
                 None => return Err(last),
             },
-            () = sleep(ATTEMPT_DELAY), if rest.len() > 0 => attempts.extend(rest.next().map(attempt)),
+            () = sleep(ATTEMPT_DELAY), if one_more => attempts.extend(rest.next().map(attempt)),
         }
     }
 }
@@ -545,5 +571,51 @@ impl tower_service::Service<Uri> for Connector {
                 .map(TokioIo::new)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts down when an attempt ends, however it does.
+    struct Open<'a>(&'a AtomicUsize);
+
+    impl Drop for Open<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_addresses_are_tried_at_once_and_all_get_their_turn() {
+        let open = AtomicUsize::new(0);
+        let most = AtomicUsize::new(0);
+        let connect = |address: SocketAddr| {
+            let (open, most) = (&open, &most);
+            async move {
+                most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let _open = Open(open);
+                match address.port() {
+                    8 => Ok(()),
+                    // Refused at once.
+                    2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                    // Nothing comes back.
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        let addresses: Vec<_> = (1..=8)
+            .map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
+            .collect();
+        let (found, at) = timeout(CONNECT_TIMEOUT, first(addresses, connect))
+            .await
+            .expect("in time")
+            .expect("the last one answers");
+        assert_eq!((found, at.port()), ((), 8));
+        assert_eq!(most.load(Ordering::SeqCst), ATTEMPTS_MAX);
+        assert_eq!(open.load(Ordering::SeqCst), 0, "nothing stays open");
     }
 }
