@@ -220,9 +220,35 @@ async fn mirrored_answer(
     })
 }
 
-async fn forward(egress: &Egress, request: Request<Incoming>) -> Response<Body> {
-    let target = match target_of(request.uri()) {
-        Ok(target) => target,
+/// A URI for what was checked, not as the guest wrote it: an upstream proxy could read that in another way.
+fn checked_uri(uri: &Uri) -> Result<(Target, Uri), DialError> {
+    let target = target_of(uri)?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let checked = Uri::builder()
+        .scheme("http")
+        .authority(host_of_http(&target))
+        .path_and_query(path)
+        .build();
+    match checked {
+        Ok(checked) => Ok((target, checked)),
+        Err(_) => Err(DialError::NoTarget(target.to_string())),
+    }
+}
+
+/// `target` as HTTP names it: without the port that everybody takes.
+fn host_of_http(target: &Target) -> String {
+    match target.port {
+        80 => target.host.to_string(),
+        _ => target.to_string(),
+    }
+}
+
+async fn forward(egress: &Egress, mut request: Request<Incoming>) -> Response<Body> {
+    let target = match checked_uri(request.uri()) {
+        Ok((target, uri)) => {
+            *request.uri_mut() = uri;
+            target
+        }
         Err(error) => return answer::failed(&error),
     };
     let (outbound, flow) = match egress.connect(Via::Http, &target, Carries::Http).await {
@@ -263,11 +289,7 @@ async fn exchange(
     let (mut parts, body) = request.into_parts();
     end_of_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    let host = match target.port {
-        80 => target.host.to_string(),
-        _ => target.to_string(),
-    };
-    if let Ok(host) = HeaderValue::try_from(host) {
+    if let Ok(host) = HeaderValue::try_from(host_of_http(target)) {
         parts.headers.insert(HOST, host);
     }
     match by_proxy {

@@ -70,7 +70,7 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
         ("private.example", &["10.0.0.1"]),
         ("direct.example", &["127.0.0.1"]),
     ]);
-    let allow = format!("*.example, {target}");
+    let allow = format!("*.example, 8.8.8.8, {target}");
     let egress = egress_of(
         &allow,
         known,
@@ -104,6 +104,24 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
         head.starts_with("GET http://inside.example/a HTTP/1.1\r\n") && !head.contains("guest"),
         "{head}"
     );
+
+    // The proxy is told what was checked, and nothing that it could read in another way.
+    for (asked, told) in [
+        ("http://010.8.8.8/", "http://8.8.8.8/"),
+        (
+            "http://me:mine@INSIDE.example.:80/a?b=c",
+            "http://inside.example/a?b=c",
+        ),
+        ("http://0x8.8.8.8:81?b", "http://8.8.8.8:81/?b"),
+    ] {
+        let answer = ask(&egress, &format!("GET {asked} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(answer.ends_with("forward"), "{asked}: {answer}");
+        let head = heads.lock().expect("a list").pop().expect("a request");
+        assert!(
+            head.starts_with(&format!("GET {told} HTTP/1.1\r\n")) && !head.contains("mine"),
+            "{asked}: {head}"
+        );
+    }
 
     // Refused by name, refused by address, or not by the proxy at all.
     for (asked, status) in [
