@@ -4,7 +4,9 @@
 //! From a permitted name to a connection: resolve, check each address, connect to a checked one.
 //!
 //! Owns how the host reaches the outside, also by its own upstream proxy. Invariants: a name that the
-//! policy refuses is never resolved; a connection is only made to an address that was checked; a
+//! policy refuses is never resolved; a direct connection is only made to an address that was checked. An
+//! upstream proxy is given the name and resolves it again: what this host finds is checked before, but
+//! which address the proxy then takes is that proxy's to check. A
 //! credential of the upstream proxy is in no log and no error. Every future here ends in bounded time
 //! and may be dropped.
 
@@ -47,6 +49,10 @@ use super::{
 /// How long a name may take to resolve: glibc asks each of three servers twice, 5 seconds each; what
 /// takes longer than this is down for a caller.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The same where an upstream proxy resolves the name anyway: a host behind one often has no DNS for the
+/// outside, and callers should not wait for that.
+const RESOLVE_TIMEOUT_UPSTREAM: Duration = Duration::from_secs(2);
 
 /// How long a connection may take to be made, over all addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -271,7 +277,11 @@ impl Dialer {
     ) -> Result<Outbound, DialError> {
         policy.permits(target)?;
         let upstream = self.upstream(target, carries);
-        let addresses = match self.addresses(policy, target).await {
+        let patience = match upstream {
+            Some(_) => RESOLVE_TIMEOUT_UPSTREAM,
+            None => RESOLVE_TIMEOUT,
+        };
+        let addresses = match self.addresses(policy, target, patience).await {
             Ok(addresses) => addresses,
             // The upstream proxy may know names that this host does not.
             Err(DialError::Resolve { .. } | DialError::ResolveTimeout { .. })
@@ -305,10 +315,11 @@ impl Dialer {
         &self,
         policy: &Policy,
         target: &Target,
+        patience: Duration,
     ) -> Result<Vec<SocketAddr>, DialError> {
         let found = match (&target.host, target.literal()) {
             (_, Some(address)) => vec![address],
-            (Host::Domain(name), None) => self.resolve(name).await?,
+            (Host::Domain(name), None) => self.resolve(name, patience).await?,
             (host, None) => return Err(DialError::NoTarget(host.to_string())),
         };
         let mut permitted = Vec::new();
@@ -326,13 +337,13 @@ impl Dialer {
         }
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
+    async fn resolve(&self, name: &str, patience: Duration) -> Result<Vec<IpAddr>, DialError> {
         let lookup = self.resolver.resolve(name, Arc::clone(&self.lookups));
         let failed = |source| DialError::Resolve {
             name: name.to_owned(),
             source,
         };
-        match timeout(RESOLVE_TIMEOUT, lookup).await {
+        match timeout(patience, lookup).await {
             Ok(Ok(found)) if found.is_empty() => Err(failed(io::Error::new(
                 io::ErrorKind::NotFound,
                 "it has no address",
@@ -383,7 +394,7 @@ impl Dialer {
             Target::parse(&name, Some(80)).map_err(|_| DialError::NoTarget(name.clone()))?;
         // The operator named it: no policy applies.
         let addresses = match (&proxy_target.host, proxy_target.literal()) {
-            (Host::Domain(name), None) => self.resolve(name).await?,
+            (Host::Domain(name), None) => self.resolve(name, RESOLVE_TIMEOUT).await?,
             (_, literal) => literal.into_iter().collect(),
         };
         let addresses = addresses

@@ -212,3 +212,28 @@ async fn the_connector_keeps_to_its_policy() {
         assert!(matches!(error, DialError::Denied(_)), "{error}");
     }
 }
+
+/// A resolver that nobody answers.
+#[derive(Debug)]
+struct Cut;
+
+impl Resolve for Cut {
+    fn resolve(&self, _: &str, _: Arc<Semaphore>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        std::future::pending().boxed()
+    }
+}
+
+#[tokio::test]
+async fn without_outside_dns_the_proxy_is_asked_soon() {
+    let (proxy, _heads) = company(echo().await).await;
+    let dialer = Dialer::new(Arc::new(Cut), by(&format!("http://me:secret@{proxy}")));
+    let policy = Policy::parse("none", "*.example", &[], None).expect("a policy");
+    let target = Target::parse("inside.example:80", None).expect("a target");
+    // The mirror gives up after 12 seconds.
+    let connected = timeout(
+        Duration::from_secs(10),
+        dialer.connect(&policy, &target, Carries::Http),
+    );
+    let outbound = connected.await.expect("soon").expect("by the proxy");
+    assert!(outbound.forward.is_some());
+}
