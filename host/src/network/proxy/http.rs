@@ -117,11 +117,11 @@ async fn respond(egress: &Egress, tunnel: &Tunnel, request: Request<Incoming>) -
     match (request.uri().scheme_str(), mirrored) {
         (_, Some((mirror, url))) => mirrored_answer(egress, mirror, &url, request).await,
         (Some("http"), None) => forward(egress, request).await,
-        (Some(scheme), None) => answer::problem(
-            StatusCode::BAD_REQUEST,
-            "http_request_error",
-            &format!("the proxy takes http URLs, not {scheme}: use CONNECT"),
-        ),
+        (Some(scheme), None) => {
+            let text = format!("the proxy takes http URLs, not {scheme}: use CONNECT");
+            egress.unusable(Via::Http, &asked_of(request.uri()), &text);
+            answer::problem(StatusCode::BAD_REQUEST, "http_request_error", &text)
+        }
         (None, None) => answer::problem(
             StatusCode::NOT_FOUND,
             "http_request_error",
@@ -143,11 +143,9 @@ async fn connect(
     let target = match Target::parse(&authority, None) {
         Ok(target) => target,
         Err(error) => {
-            return answer::problem(
-                StatusCode::BAD_REQUEST,
-                "http_request_error",
-                &error.to_string(),
-            );
+            let text = error.to_string();
+            egress.unusable(Via::Connect, &authority, &text);
+            return answer::problem(StatusCode::BAD_REQUEST, "http_request_error", &text);
         }
     };
     match egress.connect(Via::Connect, &target, Carries::Tunnel).await {
@@ -235,6 +233,15 @@ fn checked_uri(uri: &Uri) -> Result<(Target, Uri), DialError> {
     }
 }
 
+/// What `uri` asks for, for the audit list: its path is the guest's own.
+fn asked_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
 /// `target` as HTTP names it: without the port that everybody takes.
 fn host_of_http(target: &Target) -> String {
     match target.port {
@@ -249,7 +256,11 @@ async fn forward(egress: &Egress, mut request: Request<Incoming>) -> Response<Bo
             *request.uri_mut() = uri;
             target
         }
-        Err(error) => return answer::failed(&error),
+        Err(error) => {
+            let text = "the URL has no host and port that can be asked for";
+            egress.unusable(Via::Http, &asked_of(request.uri()), text);
+            return answer::failed(&error);
+        }
     };
     let (outbound, flow) = match egress.connect(Via::Http, &target, Carries::Http).await {
         Ok(connected) => connected,

@@ -36,6 +36,7 @@ use super::{
     dial::{Carries, DialError, Dialer, Outbound},
     mirror::Mirror,
     policy::{Denial, DenialKind, Policy, Target},
+    target::quoted,
 };
 use flow::{Budget, Flow, Metered};
 
@@ -395,6 +396,11 @@ impl Egress {
                 Err(error)
             }
         }
+    }
+
+    /// Notes something that cannot be asked for: `asked` is the guest's own text.
+    fn unusable(&self, via: Via, asked: &str, why: &str) {
+        self.audit.failed(via, &format!("{:?}", quoted(asked)), why);
     }
 
     fn note(&self, via: Via, target: &Target, error: &DialError) {
