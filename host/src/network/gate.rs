@@ -170,9 +170,11 @@ mod tests {
             ("some", "", None),
             ("none", "a b", None),
             ("none", "", Some("pip=nowhere")),
+            ("none", "", Some("https://me:secret@index.example/")),
         ] {
             let error = open(preset, allow, packages).expect_err("a setting");
             assert!(matches!(error, NetworkError::Policy(_)), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
     }
 }
