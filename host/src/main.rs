@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waggle::{
@@ -69,6 +70,9 @@ enum Command {
 
 /// How long a read of standard input, which nothing can interrupt, may hold up the end.
 const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// Most file descriptors that are taken: programs that are started may walk through all they could have.
+const DESCRIPTORS_MAX: u64 = 65_536;
 
 fn main() -> ExitCode {
     let line = Line::parse();
@@ -189,6 +193,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
 /// Checks everything that machines need, so that what is missing is said now and not in a call.
 async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     settings.validate()?;
+    raise_descriptors();
     let data_dir = settings.data_dir()?;
     let images = ImageStore::open(settings.image_cache_dir()?)?;
     let mut missing = Vec::new();
@@ -211,6 +216,7 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         packages: settings.network_packages.as_deref(),
         recorded: &images.registries()?,
         max_bytes: settings.network_max_bytes(),
+        environments: settings.max_environments,
         mirror: settings.package_mirror.then_some((cache, cache_bytes)),
         trust,
     })?;
@@ -229,6 +235,21 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     let accelerator = vmm.accelerator();
     tracing::info!(?accelerator, network = %network.gateway.policy(), "ready for environments");
     Ok(Service::start(settings, vmm, images, boot_disk, network))
+}
+
+/// Takes the file descriptors that this process may have: the usual soft limit of 1,024 is made for
+/// `select`, and few for the connections of many environments.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.min(DESCRIPTORS_MAX);
+        match soft < wanted {
+            true => setrlimit(Resource::RLIMIT_NOFILE, wanted, hard),
+            false => Ok(()),
+        }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The outcome of `work`, or `None` if the server is asked to stop first.

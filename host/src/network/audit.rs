@@ -5,8 +5,9 @@
 //! them in the log.
 //!
 //! Invariants: bounded, whatever a guest does; every text is printable (targets are normalised first). The
-//! same refusal again moves to the end and counts up, so that a flood of one does not push out the rest,
-//! and is logged at its 1st, 10th, 100th time and so on.
+//! same refusal again counts up, so that a flood of one does not push out the rest, and is logged at its
+//! 1st, 10th, 100th time and so on. Refusals have places of their own: nothing that is let through pushes
+//! them out.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -26,6 +27,9 @@ use super::policy::Denial;
 
 /// Records that are kept of one environment: a `pip install` with many dependencies has some dozens.
 const RECORDS_MAX: usize = 256;
+
+/// Refusals that are kept beside them, each once.
+const REFUSALS_MAX: usize = 256;
 
 /// By which way something was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -124,7 +128,10 @@ pub struct Audit {
 #[derive(Debug, Default)]
 struct Ring {
     next: u64,
+    /// What was let through or failed, the oldest first.
     records: VecDeque<(Record, Arc<Counters>)>,
+    /// What was refused, the oldest first by its newest time.
+    refusals: VecDeque<Record>,
 }
 
 impl Audit {
@@ -178,7 +185,11 @@ impl Audit {
     /// The records that are kept, the oldest first.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        self.ring().records.iter().map(snapshot).collect()
+        let ring = self.ring();
+        let others = ring.records.iter().map(snapshot);
+        let mut records: Vec<_> = others.chain(ring.refusals.iter().cloned()).collect();
+        records.sort_unstable_by_key(|record| record.sequence);
+        records
     }
 
     /// A mark for [`Audit::refused_since`].
@@ -193,10 +204,10 @@ impl Audit {
         let ring = self.ring();
         let mut seen = HashSet::new();
         let refused = ring
-            .records
+            .refusals
             .iter()
-            .filter(|(record, _)| record.sequence >= mark);
-        let denials = refused.filter_map(|(record, _)| match &record.decision {
+            .filter(|record| record.sequence >= mark);
+        let denials = refused.filter_map(|record| match &record.decision {
             Decision::Refused { denial } => seen.insert(denial).then(|| denial.clone()),
             Decision::Allowed | Decision::Failed { .. } => None,
         });
@@ -239,6 +250,21 @@ impl Ring {
         sequence
     }
 
+    fn record(&mut self, via: Via, asked: &str, decision: Decision) -> Record {
+        Record {
+            sequence: self.sequence(),
+            at: Timestamp::now(),
+            asked: asked.to_owned(),
+            via,
+            decision,
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            from_cache: false,
+            times: 1,
+        }
+    }
+
     fn push(
         &mut self,
         via: Via,
@@ -249,16 +275,9 @@ impl Ring {
     ) -> Arc<Counters> {
         let counters = Arc::new(Counters::default());
         let record = Record {
-            sequence: self.sequence(),
-            at: Timestamp::now(),
-            asked: asked.to_owned(),
-            via,
-            decision,
             address,
-            bytes_in: 0,
-            bytes_out: 0,
             from_cache,
-            times: 1,
+            ..self.record(via, asked, decision)
         };
         if self.records.len() >= RECORDS_MAX {
             self.records.pop_front();
@@ -269,24 +288,23 @@ impl Ring {
 
     /// Returns how many times it was refused.
     fn refuse(&mut self, via: Via, denial: &Denial) -> u64 {
-        let is_same = |(record, _): &(Record, _)| {
+        let is_same = |record: &Record| {
             record.via == via
                 && matches!(&record.decision, Decision::Refused { denial: known } if known == denial)
         };
-        let known = self.records.iter().rposition(is_same);
-        let Some((mut record, counters)) = known.and_then(|place| self.records.remove(place))
-        else {
-            let decision = Decision::Refused {
-                denial: denial.clone(),
-            };
-            self.push(via, &denial.asked, decision, None, false);
-            return 1;
+        let known = self.refusals.iter().rposition(is_same);
+        let decision = Decision::Refused {
+            denial: denial.clone(),
         };
-        record.sequence = self.sequence();
-        record.at = Timestamp::now();
-        record.times += 1;
+        let mut record = self.record(via, &denial.asked, decision);
+        if let Some(known) = known.and_then(|place| self.refusals.remove(place)) {
+            record.times += known.times;
+        }
         let times = record.times;
-        self.records.push_back((record, counters));
+        if self.refusals.len() >= REFUSALS_MAX {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(record);
         times
     }
 }
@@ -329,6 +347,26 @@ mod tests {
         let times: Vec<_> = records.iter().map(|record| record.times).collect();
         assert_eq!(times, [1, 1000, 1]);
         assert_eq!(audit.refused_since(0, 8).len(), 1, "the same by two ways");
+    }
+
+    #[test]
+    fn what_is_let_through_does_not_push_out_refusals() {
+        let audit = Audit::new("env".into());
+        audit.refused(Via::Socks, &denial("evil:443"));
+        for _ in 0..RECORDS_MAX + 10 {
+            audit.allowed(Via::Mirror, "a package", None, false);
+        }
+        assert_eq!(audit.refused_since(0, 8), [denial("evil:443")]);
+        let records = audit.records();
+        assert_eq!(records.len(), RECORDS_MAX + 1);
+        assert_eq!(records[0].asked, "evil:443", "in the order of time");
+        // Nor do refusals push out anything but older refusals.
+        for number in 0..REFUSALS_MAX {
+            audit.refused(Via::Http, &denial(&format!("host-{number}:1")));
+        }
+        let records = audit.records();
+        assert_eq!(records.len(), RECORDS_MAX + REFUSALS_MAX);
+        assert!(records.iter().all(|record| record.asked != "evil:443"));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! From a permitted name to a connection: resolve, check each address, connect to a checked one.
 //!
 //! Owns how the host reaches the outside, also by its own upstream proxy. Invariants: a name that the
-//! policy refuses is never resolved; a connection is only made to an address that was checked; a
+//! policy refuses is never resolved; a direct connection is only made to an address that was checked. An
+//! upstream proxy is given the name and resolves it again: what this host finds is checked before, but
+//! which address the proxy then takes is that proxy's to check. A
 //! credential of the upstream proxy is in no log and no error. Every future here ends in bounded time
 //! and may be dropped.
 
@@ -48,11 +50,22 @@ use super::{
 /// takes longer than this is down for a caller.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The same where an upstream proxy resolves the name anyway: a host behind one often has no DNS for the
+/// outside, and callers should not wait for that.
+const RESOLVE_TIMEOUT_UPSTREAM: Duration = Duration::from_secs(2);
+
 /// How long a connection may take to be made, over all addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long one address is tried before the next is tried as well (RFC 8305, 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Addresses that are tried at the same time: each takes a descriptor.
+const ATTEMPTS_MAX: usize = 2;
+
+/// How long one address is tried while others wait for their turn: a lost packet is sent again after a
+/// second.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -264,7 +277,12 @@ impl Dialer {
     ) -> Result<Outbound, DialError> {
         policy.permits(target)?;
         let upstream = self.upstream(target, carries);
-        let addresses = match self.addresses(policy, target, upstream.is_some()).await {
+        let patience = match upstream {
+            Some(_) => RESOLVE_TIMEOUT_UPSTREAM,
+            None => RESOLVE_TIMEOUT,
+        };
+        let all = upstream.is_some();
+        let addresses = match self.addresses(policy, target, all, patience).await {
             Ok(addresses) => addresses,
             // The upstream proxy may know names that this host does not.
             Err(DialError::Resolve { .. } | DialError::ResolveTimeout { .. })
@@ -300,10 +318,11 @@ impl Dialer {
         policy: &Policy,
         target: &Target,
         all: bool,
+        patience: Duration,
     ) -> Result<Vec<SocketAddr>, DialError> {
         let found = match (&target.host, target.literal()) {
             (_, Some(address)) => vec![address],
-            (Host::Domain(name), None) => self.resolve(name).await?,
+            (Host::Domain(name), None) => self.resolve(name, patience).await?,
             (host, None) => return Err(DialError::NoTarget(host.to_string())),
         };
         let mut permitted = Vec::new();
@@ -322,13 +341,13 @@ impl Dialer {
         }
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
+    async fn resolve(&self, name: &str, patience: Duration) -> Result<Vec<IpAddr>, DialError> {
         let lookup = self.resolver.resolve(name, Arc::clone(&self.lookups));
         let failed = |source| DialError::Resolve {
             name: name.to_owned(),
             source,
         };
-        match timeout(RESOLVE_TIMEOUT, lookup).await {
+        match timeout(patience, lookup).await {
             Ok(Ok(found)) if found.is_empty() => Err(failed(io::Error::new(
                 io::ErrorKind::NotFound,
                 "it has no address",
@@ -379,7 +398,7 @@ impl Dialer {
             Target::parse(&name, Some(80)).map_err(|_| DialError::NoTarget(name.clone()))?;
         // The operator named it: no policy applies.
         let addresses = match (&proxy_target.host, proxy_target.literal()) {
-            (Host::Domain(name), None) => self.resolve(name).await?,
+            (Host::Domain(name), None) => self.resolve(name, RESOLVE_TIMEOUT).await?,
             (_, literal) => literal.into_iter().collect(),
         };
         let addresses = addresses
@@ -461,7 +480,13 @@ async fn race(
     addresses: Vec<SocketAddr>,
     target: &str,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
-    timeout(CONNECT_TIMEOUT, first(addresses))
+    let connect = |address| async move {
+        let stream = TcpStream::connect(address).await?;
+        // Interactive protocols would wait for one another's acknowledgements.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    timeout(CONNECT_TIMEOUT, first(addresses, connect))
         .await
         .map_err(|_| DialError::ConnectTimeout {
             target: target.to_owned(),
@@ -472,27 +497,40 @@ async fn race(
         })
 }
 
-async fn first(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
-    let attempt = |address| async move { (TcpStream::connect(address).await, address) };
-    let mut rest = addresses.into_iter();
+async fn first<T, F>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<(T, SocketAddr)>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let attempt = |(address, patience)| {
+        let connecting = timeout(patience, connect(address));
+        async move {
+            let outcome = connecting.await.map_err(|_| io::ErrorKind::TimedOut.into());
+            (outcome.flatten(), address)
+        }
+    };
+    // Those for whose place nobody waits are tried for as long as there is time.
+    let hurried = addresses.len().saturating_sub(ATTEMPTS_MAX);
+    let patience = std::iter::repeat_n(ATTEMPT_TIMEOUT, hurried);
+    let patience = patience.chain(std::iter::repeat(CONNECT_TIMEOUT));
+    let mut rest = addresses.into_iter().zip(patience).peekable();
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     attempts.extend(rest.next().map(attempt));
     loop {
+        let one_more = attempts.len() < ATTEMPTS_MAX && rest.peek().is_some();
         tokio::select! {
             next = attempts.next() => match next {
-                Some((Ok(stream), address)) => {
-                    // Interactive protocols would wait for one another's acknowledgements.
-                    stream.set_nodelay(true)?;
-                    return Ok((stream, address));
-                }
+                Some((Ok(stream), address)) => return Ok((stream, address)),
                 Some((Err(error), _)) => {
                     last = error;
                     attempts.extend(rest.next().map(attempt));
                 }
                 None => return Err(last),
             },
-            () = sleep(ATTEMPT_DELAY), if rest.len() > 0 => attempts.extend(rest.next().map(attempt)),
+            () = sleep(ATTEMPT_DELAY), if one_more => attempts.extend(rest.next().map(attempt)),
         }
     }
 }
@@ -548,5 +586,51 @@ impl tower_service::Service<Uri> for Connector {
                 .map(TokioIo::new)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts down when an attempt ends, however it does.
+    struct Open<'a>(&'a AtomicUsize);
+
+    impl Drop for Open<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_addresses_are_tried_at_once_and_all_get_their_turn() {
+        let open = AtomicUsize::new(0);
+        let most = AtomicUsize::new(0);
+        let connect = |address: SocketAddr| {
+            let (open, most) = (&open, &most);
+            async move {
+                most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let _open = Open(open);
+                match address.port() {
+                    8 => Ok(()),
+                    // Refused at once.
+                    2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                    // Nothing comes back.
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        let addresses: Vec<_> = (1..=8)
+            .map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
+            .collect();
+        let (found, at) = timeout(CONNECT_TIMEOUT, first(addresses, connect))
+            .await
+            .expect("in time")
+            .expect("the last one answers");
+        assert_eq!((found, at.port()), ((), 8));
+        assert_eq!(most.load(Ordering::SeqCst), ATTEMPTS_MAX);
+        assert_eq!(open.load(Ordering::SeqCst), 0, "nothing stays open");
     }
 }

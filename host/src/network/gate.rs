@@ -7,6 +7,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use nix::sys::resource::{Resource, getrlimit};
 use url::Url;
 
 use super::{
@@ -32,6 +33,8 @@ pub struct NetworkOptions<'a> {
     pub recorded: &'a [String],
     /// Most bytes of one environment.
     pub max_bytes: Option<u64>,
+    /// Most environments at once, which share what this process may open.
+    pub environments: u16,
     /// Where the mirror keeps packages, and how many bytes; none: no mirror.
     pub mirror: Option<(PathBuf, u64)>,
     /// Whom the host and its guests trust.
@@ -89,11 +92,17 @@ impl Network {
         let guest = GuestNetwork::new(options.trust, &registries, &recorded, mirror.is_some());
         let limits = Limits {
             bytes: options.max_bytes,
-            ..Limits::default()
+            ..Limits::of(descriptors(), options.environments)
         };
         let gateway = Gateway::new(policy, dialer, mirror, limits);
         Ok(Self { guest, gateway })
     }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> u64 {
+    // What systems start with, if this one does not say.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
 /// Those of the operator, or else those that are recorded.
@@ -137,6 +146,7 @@ mod tests {
             packages,
             recorded: &recorded,
             max_bytes: None,
+            environments: 10,
             mirror: None,
             trust: TrustStore::load(None)?,
         })
@@ -159,9 +169,11 @@ mod tests {
             ("some", "", None),
             ("none", "a b", None),
             ("none", "", Some("pip=nowhere")),
+            ("none", "", Some("https://me:secret@index.example/")),
         ] {
             let error = open(preset, allow, packages).expect_err("a setting");
             assert!(matches!(error, NetworkError::Policy(_)), "{error}");
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
     }
 }

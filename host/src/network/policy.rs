@@ -483,7 +483,8 @@ fn described(preset: Option<&str>, entries: &[Entry]) -> String {
 fn packages_entries(text: &str) -> Result<Vec<Entry>, PolicyError> {
     let mut entries = Vec::new();
     for word in words(text) {
-        if word.contains('=') {
+        // What holds an @ is never repeated: a registry says so.
+        if word.contains(['=', '@']) {
             entries.extend(registry_entries(&word.parse()?));
         } else {
             entries.push(Entry::parse(word)?);

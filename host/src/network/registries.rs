@@ -46,6 +46,11 @@ pub enum RegistryError {
     /// A password would show up in logs and errors.
     #[error("the URL of {0} carries a user or password, which Waggle does not take")]
     Credentials(String),
+    /// The text may hold a password, so nobody repeats it.
+    #[error(
+        "a package registry with an @ is not like pip=https://pypi.example/simple/, and Waggle takes no user or password; the entry is not repeated here"
+    )]
+    Unshown,
 }
 
 impl FromStr for Manager {
@@ -81,11 +86,18 @@ impl FromStr for Registry {
     type Err = RegistryError;
 
     fn from_str(text: &str) -> Result<Self, RegistryError> {
+        let shown = |error: fn(String) -> RegistryError| match text.contains('@') {
+            true => RegistryError::Unshown,
+            false => error(text.to_owned()),
+        };
         let (manager, url) = text
             .split_once('=')
-            .ok_or_else(|| RegistryError::Manager(text.to_owned()))?;
-        let manager: Manager = manager.trim().parse()?;
-        let refused = || RegistryError::Url(text.to_owned());
+            .ok_or_else(|| shown(RegistryError::Manager))?;
+        let manager: Manager = manager
+            .trim()
+            .parse()
+            .map_err(|_| shown(RegistryError::Manager))?;
+        let refused = || shown(RegistryError::Url);
         let mut url = Url::parse(url.trim()).map_err(|_| refused())?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(refused());
@@ -131,6 +143,16 @@ mod tests {
         for text in ["pip=", "pip=ftp://a.example/", "pip=a.example"] {
             let error = text.parse::<Registry>().expect_err(text).to_string();
             assert!(error.contains(text), "{error}");
+        }
+        for text in [
+            "npm=https://me:secret#s@a.example/",
+            "npm=me:secret@a.example",
+            "https://me:secret=s@a.example/",
+            "me:secret@a.example",
+        ] {
+            let error = text.parse::<Registry>().expect_err(text);
+            assert_eq!(error, RegistryError::Unshown);
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
         let error = "npm=https://me:secret@a.example/".parse::<Registry>();
         let error = error.expect_err("a password").to_string();

@@ -117,11 +117,11 @@ async fn respond(egress: &Egress, tunnel: &Tunnel, request: Request<Incoming>) -
     match (request.uri().scheme_str(), mirrored) {
         (_, Some((mirror, url))) => mirrored_answer(egress, mirror, &url, request).await,
         (Some("http"), None) => forward(egress, request).await,
-        (Some(scheme), None) => answer::problem(
-            StatusCode::BAD_REQUEST,
-            "http_request_error",
-            &format!("the proxy takes http URLs, not {scheme}: use CONNECT"),
-        ),
+        (Some(scheme), None) => {
+            let text = format!("the proxy takes http URLs, not {scheme}: use CONNECT");
+            egress.unusable(Via::Http, &asked_of(request.uri()), &text);
+            answer::problem(StatusCode::BAD_REQUEST, "http_request_error", &text)
+        }
         (None, None) => answer::problem(
             StatusCode::NOT_FOUND,
             "http_request_error",
@@ -143,11 +143,9 @@ async fn connect(
     let target = match Target::parse(&authority, None) {
         Ok(target) => target,
         Err(error) => {
-            return answer::problem(
-                StatusCode::BAD_REQUEST,
-                "http_request_error",
-                &error.to_string(),
-            );
+            let text = error.to_string();
+            egress.unusable(Via::Connect, &authority, &text);
+            return answer::problem(StatusCode::BAD_REQUEST, "http_request_error", &text);
         }
     };
     match egress.connect(Via::Connect, &target, Carries::Tunnel).await {
@@ -220,10 +218,49 @@ async fn mirrored_answer(
     })
 }
 
-async fn forward(egress: &Egress, request: Request<Incoming>) -> Response<Body> {
-    let target = match target_of(request.uri()) {
-        Ok(target) => target,
-        Err(error) => return answer::failed(&error),
+/// A URI for what was checked, not as the guest wrote it: an upstream proxy could read that in another way.
+fn checked_uri(uri: &Uri) -> Result<(Target, Uri), DialError> {
+    let target = target_of(uri)?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let checked = Uri::builder()
+        .scheme("http")
+        .authority(host_of_http(&target))
+        .path_and_query(path)
+        .build();
+    match checked {
+        Ok(checked) => Ok((target, checked)),
+        Err(_) => Err(DialError::NoTarget(target.to_string())),
+    }
+}
+
+/// What `uri` asks for, for the audit list: its path is the guest's own.
+fn asked_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// `target` as HTTP names it: without the port that everybody takes.
+fn host_of_http(target: &Target) -> String {
+    match target.port {
+        80 => target.host.to_string(),
+        _ => target.to_string(),
+    }
+}
+
+async fn forward(egress: &Egress, mut request: Request<Incoming>) -> Response<Body> {
+    let target = match checked_uri(request.uri()) {
+        Ok((target, uri)) => {
+            *request.uri_mut() = uri;
+            target
+        }
+        Err(error) => {
+            let text = "the URL has no host and port that can be asked for";
+            egress.unusable(Via::Http, &asked_of(request.uri()), text);
+            return answer::failed(&error);
+        }
     };
     let (outbound, flow) = match egress.connect(Via::Http, &target, Carries::Http).await {
         Ok(connected) => connected,
@@ -263,11 +300,7 @@ async fn exchange(
     let (mut parts, body) = request.into_parts();
     end_of_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    let host = match target.port {
-        80 => target.host.to_string(),
-        _ => target.to_string(),
-    };
-    if let Ok(host) = HeaderValue::try_from(host) {
+    if let Ok(host) = HeaderValue::try_from(host_of_http(target)) {
         parts.headers.insert(HOST, host);
     }
     match by_proxy {

@@ -36,12 +36,16 @@ use super::{
     dial::{Carries, DialError, Dialer, Outbound},
     mirror::Mirror,
     policy::{Denial, DenialKind, Policy, Target},
+    target::quoted,
 };
 use flow::{Budget, Flow, Metered};
 
-/// Connections of one environment at once: as many as its agent carries, and far more than package
+/// Most connections of one environment at once: as many as its agent carries, and far more than package
 /// managers open.
-pub const CONNECTIONS_EACH: usize = 128;
+const CONNECTIONS_EACH: usize = 128;
+
+/// Connections that one environment has where many share few descriptors: enough for a package manager.
+const CONNECTIONS_FLOOR: usize = 8;
 
 /// Most connections of all environments at once, where the host has the descriptors for them.
 const CONNECTIONS_MAX: usize = 4096;
@@ -77,6 +81,26 @@ pub struct Limits {
     pub header: Duration,
     /// How long a connection is kept on which nothing moves.
     pub idle: Duration,
+    /// Most connections of all environments at once.
+    pub connections: usize,
+    /// Most connections of one environment at once.
+    pub connections_each: usize,
+}
+
+impl Limits {
+    /// Those of a process that may have so many descriptors, for so many environments. No environment
+    /// can take the connections of another, but where there are too few for all.
+    #[must_use]
+    pub fn of(descriptors: u64, environments: u16) -> Self {
+        let connections = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX);
+        let connections = connections.min(CONNECTIONS_MAX);
+        let share = connections / usize::from(environments.max(1));
+        Self {
+            connections,
+            connections_each: share.clamp(CONNECTIONS_FLOOR, CONNECTIONS_EACH),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -85,6 +109,8 @@ impl Default for Limits {
             bytes: None,
             header: HEADER_TIMEOUT,
             idle: IDLE,
+            connections: CONNECTIONS_MAX,
+            connections_each: CONNECTIONS_EACH,
         }
     }
 }
@@ -107,17 +133,12 @@ impl Gateway {
         mirror: Option<Arc<Mirror>>,
         limits: Limits,
     ) -> Self {
-        let descriptors =
-            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-        let soft = descriptors.map_or(1024, |(soft, _)| soft);
-        let places = usize::try_from(soft / DESCRIPTORS_PART).unwrap_or(usize::MAX);
-        let places = Semaphore::new(places.min(CONNECTIONS_MAX));
         Self {
             policy,
             dialer,
             mirror,
             limits,
-            places: Arc::new(places),
+            places: Arc::new(Semaphore::new(limits.connections)),
         }
     }
 
@@ -141,7 +162,7 @@ impl Gateway {
                 left: BURST,
                 at: Instant::now(),
             }),
-            places: Arc::new(Semaphore::new(CONNECTIONS_EACH)),
+            places: Arc::new(Semaphore::new(self.limits.connections_each)),
             all_places: Arc::clone(&self.places),
         })
     }
@@ -375,6 +396,11 @@ impl Egress {
                 Err(error)
             }
         }
+    }
+
+    /// Notes something that cannot be asked for: `asked` is the guest's own text.
+    fn unusable(&self, via: Via, asked: &str, why: &str) {
+        self.audit.failed(via, &format!("{:?}", quoted(asked)), why);
     }
 
     fn note(&self, via: Via, target: &Target, error: &DialError) {

@@ -57,6 +57,8 @@ where
     let read = timeout(egress.limits.header, read).await;
     let (protocol, command, asked) = read.map_err(|_| ServeError::Silent)??;
     if !matches!(command, Socks5Command::TCPConnect) {
+        let why = "SOCKS 5 is spoken for CONNECT only";
+        egress.unusable(Via::Socks, &asked.to_string(), why);
         protocol
             .reply_error(&ReplyError::CommandNotSupported)
             .await?;
@@ -66,9 +68,13 @@ where
         TargetAddr::Ip(address) => Target::new(&address.ip().to_string(), address.port()),
         TargetAddr::Domain(name, port) => Target::new(name, *port),
     };
-    let Ok(target) = target else {
-        protocol.reply_error(&ReplyError::HostUnreachable).await?;
-        return Ok(None);
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => {
+            egress.unusable(Via::Socks, &asked.to_string(), &error.to_string());
+            protocol.reply_error(&ReplyError::HostUnreachable).await?;
+            return Ok(None);
+        }
     };
     egress.admit().await;
     match egress.connect(Via::Socks, &target, Carries::Tunnel).await {

@@ -85,41 +85,45 @@ async fn of_many_connections_only_so_many_are_served_and_the_rest_wait() {
     })
     .await;
     let policy = Policy::parse("none", &server.to_string(), &[], None).expect("a policy");
-    let gateway = Gateway::new(
-        policy.clone(),
-        Dialer::new(names([]), no_upstream()),
-        None,
-        Limits::default(),
-    );
+    // As with 96 descriptors and two environments.
+    let limits = Limits::of(96, 2);
+    let each = limits.connections_each;
+    assert_eq!((limits.connections, each), (24, 12));
+    let dialer = Dialer::new(names([]), no_upstream());
+    let gateway = Gateway::new(policy.clone(), dialer, None, limits);
     let (flooder, other) = (
         gateway.egress("flood".into(), policy.clone()),
         gateway.egress("other".into(), policy),
     );
     let (address, flooded) = guest(&flooder).await;
+    let (other, _other) = guest(&other).await;
     let request = format!("CONNECT {server} HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut held = Vec::new();
-    for _ in 0..2 * CONNECTIONS_EACH {
+    for _ in 0..3 * each {
         let mut stream = TcpStream::connect(address).await.expect("queued");
         stream.write_all(request.as_bytes()).await.expect("sent");
         held.push(stream);
     }
     timeout(SOON, async {
-        while open.load(Ordering::SeqCst) < CONNECTIONS_EACH {
+        while open.load(Ordering::SeqCst) < each {
             sleep(Duration::from_millis(10)).await;
         }
     })
     .await
     .expect("served to the limit");
-    // The other environment is served at once.
-    drop(
-        timeout(Duration::from_secs(5), tunnel(&other, &server.to_string()))
-            .await
-            .expect("at once"),
-    );
+    // The other environment is served at once, all that it may have.
+    let mut others = Vec::new();
+    for _ in 0..each {
+        let mut stream = TcpStream::connect(other).await.expect("queued");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        assert!(head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        others.push(stream);
+    }
     sleep(Duration::from_millis(100)).await;
-    assert!(most.load(Ordering::SeqCst) <= CONNECTIONS_EACH + 1);
+    assert!(most.load(Ordering::SeqCst) <= 2 * each);
+    drop(others);
     // Who ends makes room for those who wait.
-    drop(held.drain(..CONNECTIONS_EACH));
+    drop(held.drain(..2 * each));
     let mut last = held.pop().expect("one that waited");
     assert!(head(&mut last).await.starts_with("HTTP/1.1 200 "));
     // The end of the environment ends them all.
@@ -157,7 +161,20 @@ fn short(bytes: Option<u64>) -> Limits {
         bytes,
         header: Duration::from_millis(200),
         idle: Duration::from_millis(400),
+        ..Limits::default()
     }
+}
+
+#[test]
+fn environments_share_what_the_host_has() {
+    let of = |descriptors, environments| {
+        let limits = Limits::of(descriptors, environments);
+        (limits.connections, limits.connections_each)
+    };
+    assert_eq!(of(1024, 10), (256, 25));
+    assert_eq!(of(65_536, 10), (4096, 128));
+    assert_eq!(of(1024, 1000), (256, 8), "few have too little for all");
+    assert_eq!(of(u64::MAX, 0), (4096, 128));
 }
 
 #[tokio::test]

@@ -199,6 +199,28 @@ async fn what_is_no_request_to_a_proxy() {
             "{request}: {answer}"
         );
     }
+    // What names a target of some kind is in the list, quoted.
+    let records = egress.audit().records();
+    let asked: Vec<_> = records
+        .iter()
+        .map(|record| {
+            assert!(
+                matches!(record.decision, Decision::Failed { .. }),
+                "{record:?}"
+            );
+            record.asked.as_str()
+        })
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            r#""good.example""#,
+            r#""good.example""#,
+            r#""good.example""#,
+            r#""good.example:0""#,
+            r#""me@good.example:443""#,
+        ]
+    );
     let mut huge = "GET http://good.example/ HTTP/1.1\r\n".to_owned();
     huge.push_str(&format!("X: {}\r\n\r\n", "x".repeat(1 << 20)));
     let (mut stream, served) = client(&egress);
@@ -240,6 +262,17 @@ async fn what_socks_can_do_beside_connect() {
         assert!(got.starts_with(answer), "{bytes:?}: {got:?}");
         served.await.expect("no panic");
     }
+    let records = egress.audit().records();
+    let asked: Vec<_> = records.iter().map(|record| record.asked.as_str()).collect();
+    assert_eq!(
+        asked,
+        [
+            r#""127.0.0.1:80""#,
+            r#""127.0.0.1:80""#,
+            r#""a b:80""#,
+            r#"":80""#
+        ]
+    );
 }
 
 proptest::proptest! {

@@ -71,7 +71,7 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
         ("mixed.example", &["192.0.2.1", "10.0.0.1"]),
         ("direct.example", &["127.0.0.1"]),
     ]);
-    let allow = format!("*.example, {target}");
+    let allow = format!("*.example, 8.8.8.8, {target}");
     let egress = egress_of(
         &allow,
         known,
@@ -105,6 +105,24 @@ async fn names_go_by_the_upstream_proxy_with_its_password() {
         head.starts_with("GET http://inside.example/a HTTP/1.1\r\n") && !head.contains("guest"),
         "{head}"
     );
+
+    // The proxy is told what was checked, and nothing that it could read in another way.
+    for (asked, told) in [
+        ("http://010.8.8.8/", "http://8.8.8.8/"),
+        (
+            "http://me:mine@INSIDE.example.:80/a?b=c",
+            "http://inside.example/a?b=c",
+        ),
+        ("http://0x8.8.8.8:81?b", "http://8.8.8.8:81/?b"),
+    ] {
+        let answer = ask(&egress, &format!("GET {asked} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(answer.ends_with("forward"), "{asked}: {answer}");
+        let head = heads.lock().expect("a list").pop().expect("a request");
+        assert!(
+            head.starts_with(&format!("GET {told} HTTP/1.1\r\n")) && !head.contains("mine"),
+            "{asked}: {head}"
+        );
+    }
 
     // Refused by name, refused by address, or not by the proxy at all.
     for (asked, status) in [
@@ -195,4 +213,29 @@ async fn the_connector_keeps_to_its_policy() {
             .expect_err(refused);
         assert!(matches!(error, DialError::Denied(_)), "{error}");
     }
+}
+
+/// A resolver that nobody answers.
+#[derive(Debug)]
+struct Cut;
+
+impl Resolve for Cut {
+    fn resolve(&self, _: &str, _: Arc<Semaphore>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        std::future::pending().boxed()
+    }
+}
+
+#[tokio::test]
+async fn without_outside_dns_the_proxy_is_asked_soon() {
+    let (proxy, _heads) = company(echo().await).await;
+    let dialer = Dialer::new(Arc::new(Cut), by(&format!("http://me:secret@{proxy}")));
+    let policy = Policy::parse("none", "*.example", &[], None).expect("a policy");
+    let target = Target::parse("inside.example:80", None).expect("a target");
+    // The mirror gives up after 12 seconds.
+    let connected = timeout(
+        Duration::from_secs(10),
+        dialer.connect(&policy, &target, Carries::Http),
+    );
+    let outbound = connected.await.expect("soon").expect("by the proxy");
+    assert!(outbound.forward.is_some());
 }
