@@ -75,7 +75,7 @@ where
         tokio::spawn(async move {
             // What goes wrong shows to both sides as the end of their connection. There is no one else
             // to tell: a program may cause any of it as often as it likes.
-            let _ = stream::until_reset(&socket, carry(&socket, host)).await;
+            let _ = stream::settle(&socket, carry(&socket, host).await);
             drop(place);
         });
     }
@@ -89,11 +89,15 @@ where
     T: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
     socket.set_nodelay(true)?;
-    let host = timeout(DIAL_TIMEOUT, host)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let mut connection = Connection::new(host)?;
-    connection.open_handshake().await?;
+    let greet = async {
+        let host = timeout(DIAL_TIMEOUT, host)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let mut connection = Connection::new(host)?;
+        connection.open_handshake().await?;
+        Ok(connection)
+    };
+    let mut connection = stream::until_reset(socket, greet).await?;
     stream::carry(&mut connection, socket).await
 }
 

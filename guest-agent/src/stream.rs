@@ -8,7 +8,8 @@
 //!
 //! Invariants: to the host at most one frame is held here, from the host at most
 //! [`STREAM_WINDOW`] bytes; beyond that TCP's flow control holds the program back, and the stream's own
-//! the host. The host is always listened to. Who resets, or gives up, ends both directions at once.
+//! the host. The host is always listened to. Who gives up ends both directions at once; who resets too,
+//! but what came before the reset still goes to the host, as far as it takes that.
 //!
 //! [`Request::Connect`]: waggle_protocol::message::Request::Connect
 
@@ -22,7 +23,7 @@ use futures_util::StreamExt;
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use waggle_protocol::codec;
 use waggle_protocol::frame::{Frame, Kind};
 use waggle_protocol::limits::{STREAM_GRANT, STREAM_WINDOW};
@@ -45,6 +46,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what the host has sent may wait for its program, once the host is gone.
 const DELIVER_MAX: Duration = Duration::from_secs(60);
 
+/// How long the host may take over what a program sent before it reset its connection. Most often that
+/// is an answer to a request which it did not care to read to its end, and the host takes it at once.
+const RESET_MAX: Duration = Duration::from_secs(3);
+
 /// Connects to a program of the guest and carries the connection until both sides have ended it.
 ///
 /// # Errors
@@ -64,7 +69,8 @@ where
     };
     let socket = reach(request.port).await?;
     connection.send_reply(&Reply::Connected).await?;
-    Ok(until_reset(&socket, carry(connection, &socket)).await?)
+    let carried = carry(connection, &socket).await;
+    Ok(settle(&socket, carried)?)
 }
 
 /// A connection to whoever listens on `port`.
@@ -106,29 +112,44 @@ async fn open(address: IpAddr, port: u16) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Does `work` on `socket`'s connection, unless its other end resets it first. What goes wrong resets
-/// it: an end would look as if all had come.
+/// Does `work`, unless `socket`'s other end resets it first.
 ///
 /// # Errors
 ///
 /// Of `work`, or that reset.
-pub async fn until_reset(
+pub async fn until_reset<T>(
     socket: &TcpStream,
-    work: impl Future<Output = Result<(), ConnectionError>>,
-) -> Result<(), ConnectionError> {
-    let outcome = tokio::select! {
+    work: impl Future<Output = Result<T, ConnectionError>>,
+) -> Result<T, ConnectionError> {
+    tokio::select! {
         biased;
         ready = socket.ready(Interest::ERROR) => {
             ready?;
-            Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
+            Err(reset())
         }
         outcome = work => outcome,
-    };
+    }
+}
+
+/// Passes on what became of `socket`'s connection. What went wrong resets it: an end would look as if
+/// all had come.
+///
+/// # Errors
+///
+/// Those of `outcome`.
+pub fn settle(
+    socket: &TcpStream,
+    outcome: Result<(), ConnectionError>,
+) -> Result<(), ConnectionError> {
     if outcome.is_err() {
         // Without it the program gets an end after all.
         let _ = socket.set_zero_linger();
     }
     outcome
+}
+
+fn reset() -> ConnectionError {
+    io::Error::from(io::ErrorKind::ConnectionReset).into()
 }
 
 /// Carries `socket` over `connection`, until the host closes that or wants no more.
@@ -151,6 +172,7 @@ where
         queue: BytesMut::new(),
         taken: 0,
         is_received: false,
+        reset: None,
     };
     let mut turn = Turn::default();
     loop {
@@ -182,6 +204,8 @@ struct Stream<'a> {
     taken: usize,
     /// The host has ended its direction.
     is_received: bool,
+    /// The program has reset the connection; until then what it sent before goes to the host.
+    reset: Option<Instant>,
 }
 
 /// What happened next.
@@ -210,8 +234,12 @@ impl Stream<'_> {
         T: AsyncRead + AsyncWrite + AsFd + Unpin,
     {
         self.announce();
+        if self.reset.is_some() && self.is_sent && self.frame.is_sent() {
+            return Err(reset());
+        }
         let is_outward = !self.frame.is_sent() || (!self.is_sent && self.window > 0);
-        let has_queue = !self.queue.is_empty();
+        let has_queue = !self.queue.is_empty() && self.reset.is_none();
+        let last = self.reset.unwrap_or_else(Instant::now);
         let (socket, frame, window) = (self.socket, &mut self.frame, self.window);
         let (reader, writer) = (&mut connection.reader, &mut connection.writer);
         let outward = async {
@@ -224,13 +252,19 @@ impl Stream<'_> {
         tokio::select! {
             frame = reader.next() => Ok(Event::Host(frame.transpose()?)),
             written = write(socket, &self.queue), if has_queue => {
-                let count = written?;
+                // It has reset the connection. Its kernel tells that once, here or at a read.
+                let Ok(count) = written else {
+                    self.note_reset();
+                    return Ok(Event::Moved(0));
+                };
                 self.queue.advance(count);
                 self.taken += count;
                 self.end_if_delivered()?;
                 Ok(Event::Moved(count))
             }
             moved = outward, if is_outward => match moved {
+                // No end of the program's: a reset is over once it is told.
+                Ok(Outward::Read(0)) if self.reset.is_some() => Err(reset()),
                 Ok(Outward::Read(count)) => {
                     self.frame.finish(Kind::File, count);
                     self.window -= count;
@@ -244,7 +278,18 @@ impl Stream<'_> {
                 }
                 Err(error) => Err(ConnectionError::Io(error)),
             },
+            ready = socket.ready(Interest::ERROR), if self.reset.is_none() => {
+                ready?;
+                self.note_reset();
+                Ok(Event::Moved(0))
+            }
+            () = sleep_until(last), if self.reset.is_some() => Err(reset()),
         }
+    }
+
+    /// From now on there is only what the program sent before.
+    fn note_reset(&mut self) {
+        self.reset = Some(Instant::now() + RESET_MAX);
     }
 
     /// Tells the host what was taken, before anything else is sent.

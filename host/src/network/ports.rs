@@ -49,6 +49,11 @@ const PIECE: usize = 32 * 1024;
 /// shortest idle timeout.
 const TOUCH: Duration = Duration::from_secs(10);
 
+/// How long a connection of which one side has ended may rest. A client that has gone away looks the
+/// same as one that only has no more to say, until a byte is sent to it. Programs that wait for something
+/// to tell may not look at its end: without a limit such connections would hold all places.
+const HALF_MAX: Duration = Duration::from_secs(60);
+
 /// How long to wait after `accept` failed: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -286,32 +291,50 @@ async fn carry<G: Guest>(
             return;
         }
     };
-    let moved = AtomicBool::new(false);
-    let note = |_: &[u8]| moved.store(true, Ordering::Relaxed);
-    let mut stream = InspectWriter::new(InspectReader::new(stream, note), note);
     // Small answers are not held back for large ones. It may fail: then they are.
     let _ = socket.set_nodelay(true);
-    let copied = copy_bidirectional_with_sizes(&mut socket, &mut stream, PIECE, PIECE);
-    let used = async {
+    if let Err(error) = exchange(&mut socket, stream, || guest.touch()).await {
+        tracing::debug!(port, %error, "a connection to a forwarded port broke");
+        // Without it the client gets an end, as if all had come.
+        let _ = socket.set_zero_linger();
+    }
+    guest.touch();
+}
+
+/// Moves bytes both ways until both sides have ended, or one has and nothing moves for [`HALF_MAX`].
+/// Calls `touch` now and then while they move.
+async fn exchange(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    guest: impl AsyncRead + AsyncWrite + Unpin,
+    touch: impl Fn(),
+) -> io::Result<()> {
+    let (moved, is_half) = (AtomicBool::new(false), AtomicBool::new(false));
+    // A read of nothing is an end.
+    let read = |bytes: &[u8]| {
+        moved.store(true, Ordering::Relaxed);
+        is_half.fetch_or(bytes.is_empty(), Ordering::Relaxed);
+    };
+    let wrote = |_: &[u8]| moved.store(true, Ordering::Relaxed);
+    let mut client = InspectWriter::new(InspectReader::new(client, read), wrote);
+    let mut guest = InspectWriter::new(InspectReader::new(guest, read), wrote);
+    let copied = copy_bidirectional_with_sizes(&mut client, &mut guest, PIECE, PIECE);
+    let rested = async {
         let mut ticks = interval(TOUCH);
-        loop {
+        let mut rest = Duration::ZERO;
+        while rest < HALF_MAX {
             ticks.tick().await;
             if moved.swap(false, Ordering::Relaxed) {
-                guest.touch();
+                touch();
+                rest = Duration::ZERO;
+            } else if is_half.load(Ordering::Relaxed) {
+                rest += TOUCH;
             }
         }
     };
     tokio::select! {
-        outcome = copied => {
-            if let Err(error) = outcome {
-                tracing::debug!(port, %error, "a connection to a forwarded port broke");
-                // Without it the client gets an end, as if all had come.
-                let _ = socket.set_zero_linger();
-            }
-        }
-        () = used => {}
+        outcome = copied => outcome.map(drop),
+        () = rested => Err(io::ErrorKind::TimedOut.into()),
     }
-    guest.touch();
 }
 
 #[cfg(test)]

@@ -70,12 +70,6 @@ pub enum LinkError {
         /// The version that has it.
         needed: u16,
     },
-    /// As many streams to the guest's ports are open as may be.
-    #[error("{limit} connections to ports of the guest are open already")]
-    TooManyStreams {
-        /// How many may be.
-        limit: usize,
-    },
     /// The guest sent more than was asked for.
     #[error("the guest sent more than the {limit} {unit} asked for")]
     TooMuch {

@@ -137,7 +137,8 @@ impl<S: Transport> FramedStream<S> {
         self
     }
 
-    /// Connects to `port` on the guest's loopback, over a connection to its agent.
+    /// Connects to `port` on the guest's loopback, over a connection to its agent. The stream keeps
+    /// `place` as in [`FramedStream::holding`], from before the guest has answered.
     ///
     /// # Errors
     ///
@@ -146,11 +147,15 @@ impl<S: Transport> FramedStream<S> {
     /// # Cancel safety
     ///
     /// Dropping the future gives the connection up.
-    pub async fn connect(mut connection: Connection<S>, port: u16) -> Result<Self, LinkError> {
+    pub async fn connect(
+        mut connection: Connection<S>,
+        port: u16,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, LinkError> {
         connection.require(VERSION_STREAMS)?;
         connection.send(&Request::Connect(Connect { port })).await?;
         // From here on it is the stream's, whose end tells the guest.
-        let mut stream = Self::new(connection);
+        let mut stream = Self::new(connection).holding(place);
         let wire = stream.wire.as_mut().ok_or(LinkError::Closed)?;
         let reply = wire.reply().await;
         match reply.and_then(settle) {
@@ -206,20 +211,22 @@ impl Session {
             .await
     }
 
-    /// Connects to a TCP port on the guest's loopback.
+    /// Connects to a TCP port on the guest's loopback. Waits for a place while [`STREAMS_MAX`] are open,
+    /// or were given up a moment ago.
     ///
     /// # Errors
     ///
-    /// [`LinkError`]: [`LinkError::Failed`] if nobody listens there, [`LinkError::TooManyStreams`],
-    /// [`LinkError::TooOld`] on an agent of version 2.
+    /// [`LinkError`]: [`LinkError::Failed`] if nobody listens there, [`LinkError::Unanswered`] if it
+    /// takes too long, the wait for a place included, [`LinkError::TooOld`] on an agent of version 2.
     pub async fn connect_port(&self, port: u16) -> Result<FramedStream<MachineStream>, LinkError> {
-        let place = self.streams.clone().try_acquire_owned();
-        let place = place.map_err(|_| LinkError::TooManyStreams { limit: STREAMS_MAX })?;
         let connect = async {
+            // Never closed.
+            let place = self.streams.clone().acquire_owned().await;
+            let place = place.map_err(|_| LinkError::Closed)?;
             let connection = self.pool.unused().await?;
-            FramedStream::connect(connection, port).await
+            FramedStream::connect(connection, port, place).await
         };
-        Ok(within(OPEN_TIMEOUT, connect).await?.holding(place))
+        within(OPEN_TIMEOUT, connect).await
     }
 }
 

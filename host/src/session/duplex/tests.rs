@@ -92,7 +92,9 @@ async fn connected(
     if let Some(answer) = answer {
         guest.send(Kind::Control, &codec::to_payload(&answer)).await;
     }
-    (FramedStream::connect(connection, 80).await, guest)
+    let places = Arc::new(Semaphore::new(1));
+    let place = places.try_acquire_owned().expect("a place");
+    (FramedStream::connect(connection, 80, place).await, guest)
 }
 
 #[tokio::test]
@@ -185,6 +187,24 @@ async fn a_dropped_stream_tells_the_guest_and_takes_what_is_on_its_way() {
     // The connection is the guest's to close.
     let more = timeout(Duration::from_millis(100), guest.next()).await;
     assert!(more.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_is_cancelled_keeps_its_place_until_the_guest_has_heard() {
+    let places = Arc::new(Semaphore::new(1));
+    let (host, mut guest) = tokio::io::duplex(PIPE);
+    let hello = greeting(Hello::GUEST);
+    guest.write_all(&hello).await.expect("room");
+    let connection = Connection::open(host).await.expect("a proper hello");
+    let place = Arc::clone(&places).try_acquire_owned().expect("a place");
+    let connect = FramedStream::connect(connection, 80, place);
+    let unanswered = timeout(Duration::from_secs(1), connect).await;
+    assert!(unanswered.is_err());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(places.available_permits(), 0);
+    drop(guest);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(places.available_permits(), 1);
 }
 
 #[tokio::test(start_paused = true)]
