@@ -267,11 +267,11 @@ pub fn update_lists() -> Vec<ByteBuf> {
     apt(&["-o", "APT::Update::Error-Mode=any", "update"])
 }
 
-/// What makes [`VENV`], as `sandbox`.
+/// What makes [`VENV`], as `sandbox`, in place of one that was not finished.
 #[must_use]
 pub fn make_venv(found: &Capabilities) -> Vec<ByteBuf> {
     let python = words_or(found.python.as_ref(), "python3");
-    [python, words(&["-m", "venv", VENV])].concat()
+    [python, words(&["-m", "venv", "--clear", VENV])].concat()
 }
 
 /// What an operator's installer is, by its program's name.
@@ -365,6 +365,16 @@ mod tests {
             "{apt}"
         );
         assert_eq!(user, User::Root);
+    }
+
+    #[test]
+    fn a_virtual_environment_is_made_from_nothing() {
+        assert_eq!(
+            text(&make_venv(&found())),
+            "/usr/bin/python -m venv --clear /home/sandbox/venv"
+        );
+        let nothing = text(&make_venv(&Capabilities::default()));
+        assert!(nothing.starts_with("python3 -m venv"), "{nothing}");
     }
 
     #[test]

@@ -134,15 +134,16 @@ async fn a_second_installation_needs_no_registry() {
     scene.close().await;
 }
 
-/// What the system's Python refuses goes into a virtual environment, which later programs use.
+/// What the system's Python refuses goes into a virtual environment, which later programs use; one that
+/// was not finished is made anew.
 #[tokio::test]
 async fn an_externally_managed_python_gets_a_virtual_environment() {
     let _permit = machines(1).await;
     let scene = Scene::with(Settings::default().with_registries()).await;
     let id = scene.create("python").await;
-    // As in an image whose Python is the system's alone.
-    let code =
-        "rm -rf /home/sandbox/venv /etc/waggle/path; ls /usr/lib/python3*/EXTERNALLY-MANAGED";
+    // As in an image whose Python is the system's alone, after a venv that was killed before it had pip.
+    let code = "cd /home/sandbox/venv && rm -rf bin/pip* lib/python3*/site-packages/* /etc/waggle/path; \
+                ls /usr/lib/python3*/EXTERNALLY-MANAGED";
     let arguments = json!({"code": code, "language": "shell", "user": "root"});
     let removed = scene.call(&id, "execute", arguments).await.done();
     assert_eq!(removed["exit_code"], 0, "{removed}");

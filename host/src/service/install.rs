@@ -218,7 +218,7 @@ impl Work<'_> {
         self.run(command, installer.user).await
     }
 
-    /// Makes [`VENV`], if it is not there, and has it used from now on. What failed, if anything did.
+    /// Makes [`VENV`], if it is not there or half made, and has it used from now on. What failed, if anything did.
     async fn prepare_venv(
         &mut self,
         found: &Capabilities,
@@ -243,18 +243,22 @@ impl Work<'_> {
         Ok(None)
     }
 
+    /// One that was not finished has no pip, which comes last.
     async fn has_venv(&self) -> Result<bool, ServiceError> {
-        let request = ReadFile {
-            path: ByteBuf::from(format!("{VENV}/pyvenv.cfg")),
-            offset: 0,
-            length: Some(1),
-            user: User::Sandbox,
-        };
-        match self.lease.live.session.read_file(request, 1).await {
-            Ok(_) => Ok(true),
-            Err(LinkError::Failed(_)) => Ok(false),
-            Err(error) => Err(self.service.explain(self.lease, error).await),
+        for file in ["pyvenv.cfg", "bin/pip"] {
+            let request = ReadFile {
+                path: ByteBuf::from(format!("{VENV}/{file}")),
+                offset: 0,
+                length: Some(1),
+                user: User::Sandbox,
+            };
+            match self.lease.live.session.read_file(request, 1).await {
+                Ok(_) => {}
+                Err(LinkError::Failed(_)) => return Ok(false),
+                Err(error) => return Err(self.service.explain(self.lease, error).await),
+            }
         }
+        Ok(true)
     }
 
     /// Debian packs what makes virtual environments apart.
