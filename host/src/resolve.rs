@@ -267,6 +267,13 @@ pub fn update_lists() -> Vec<ByteBuf> {
     apt(&["-o", "APT::Update::Error-Mode=any", "update"])
 }
 
+/// Whether [`make_venv`] may succeed: at once, or after apt has installed what Debian's Python lacks.
+#[must_use]
+pub fn may_make_venv(found: &Capabilities) -> bool {
+    let apt = found.package_managers.contains(&PackageManager::AptGet);
+    found.python.is_some() && (found.python_venv || apt)
+}
+
 /// What makes [`VENV`], as `sandbox`, in place of one that was not finished.
 #[must_use]
 pub fn make_venv(found: &Capabilities) -> Vec<ByteBuf> {
@@ -375,6 +382,20 @@ mod tests {
         );
         let nothing = text(&make_venv(&Capabilities::default()));
         assert!(nothing.starts_with("python3 -m venv"), "{nothing}");
+    }
+
+    #[test]
+    fn a_python_makes_virtual_environments_if_it_can_or_apt_can_help() {
+        let with = |python: bool, python_venv, apt: bool| Capabilities {
+            python: python.then(|| ByteBuf::from(&b"/usr/bin/python3"[..])),
+            python_venv,
+            package_managers: apt.then_some(PackageManager::AptGet).into_iter().collect(),
+            ..Capabilities::default()
+        };
+        assert!(may_make_venv(&with(true, true, false)));
+        assert!(may_make_venv(&with(true, false, true)));
+        assert!(!may_make_venv(&with(true, false, false)));
+        assert!(!may_make_venv(&with(false, false, true)));
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Work<'_> {
         // A Python without pip may still make a virtual environment that has one.
         if python
             && found.pip.is_none()
-            && found.python_venv
+            && resolve::may_make_venv(&found)
             && !self.lease.live.uses_venv()
             && let Some(failed) = self.prepare_venv(&found).await?
         {
