@@ -169,8 +169,6 @@ pub struct Installer {
     pub user: User,
     /// Whose words it speaks.
     pub dialect: Dialect,
-    /// It is the operator's choice, and to be run as it is.
-    pub chosen: bool,
 }
 
 /// How packages are installed for `runtime`. `venv` says that those of Python go into [`VENV`].
@@ -191,14 +189,12 @@ pub fn installer(
             dialect: dialect_of(&command),
             command,
             user,
-            chosen: true,
         };
     }
     let own = |command: Vec<ByteBuf>, dialect| Installer {
         command,
         user: User::Sandbox,
         dialect,
-        chosen: false,
     };
     match runtime {
         Runtime::Python if venv => own(
@@ -237,7 +233,6 @@ pub fn system_installer(managers: &[PackageManager]) -> Installer {
         command,
         user: User::Root,
         dialect,
-        chosen: false,
     }
 }
 
@@ -410,7 +405,7 @@ mod tests {
             overrides.set(Runtime::Shell, Purpose::Install, command);
             let installer = installer(Runtime::Shell, &overrides, &found(), false);
             assert_eq!(text(&installer.command), text_of);
-            assert_eq!((installer.dialect, installer.chosen), (dialect, true));
+            assert_eq!(installer.dialect, dialect);
             assert_eq!(installer.user, User::Root);
         }
     }
