@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waggle_tests::{Scene, Settings, machines};
+use waggle_tests::{Scene, Settings, machines, poll};
 
 /// How long the client waits: a manager needs its time under emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -84,6 +84,50 @@ async fn apt_updates_its_lists_and_installs_as_root() {
     assert_eq!(scene.output(&id, "hello").await, "Hello, world!\n");
     let code = "dpkg-query -W -f '${Version}' hello";
     assert_eq!(scene.output(&id, code).await, installed);
+    scene.close().await;
+}
+
+/// How many programs of that name run in the environment.
+async fn running(scene: &Scene, environment: &str, name: &str) -> String {
+    let code = format!("cat /proc/[0-9]*/comm 2>/dev/null | grep -cx {name} || true");
+    scene.execute(environment, &code).await["stdout"].to_string()
+}
+
+/// A manager that is killed at the call's deadline, or because the call was cancelled, leaves nothing
+/// running, and the next call gets on.
+#[tokio::test]
+async fn a_deadline_and_a_cancellation_kill_the_manager() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("shell").await;
+    // The lists alone take longer.
+    let arguments = json!({"packages": "hello", "timeout_seconds": 2});
+    let result = scene.call(&id, "install_packages", arguments).await;
+    assert_eq!(result.structured["exit_code"], 137, "{}", result.structured);
+    assert_eq!(result.structured["installed"], json!([]));
+    let text = result.refused();
+    assert!(
+        text.contains("killed at its deadline") && text.contains("timeout_seconds"),
+        "{text}"
+    );
+    assert_eq!(running(&scene, &id, "apt-get").await, r#""0\n""#);
+
+    let arguments = json!({"environment_id": id, "packages": "hello"});
+    let call = scene
+        .client
+        .begin("install_packages", arguments, PATIENCE, false)
+        .await;
+    poll::until("the manager runs", async || {
+        (running(&scene, &id, "apt-get").await == r#""1\n""#).then_some(())
+    })
+    .await;
+    scene.client.cancel(&call).await;
+    poll::until("the manager is killed", async || {
+        (running(&scene, &id, "apt-get").await == r#""0\n""#).then_some(())
+    })
+    .await;
+    let error = call.answer(PATIENCE).await.expect_err("it was cancelled");
+    assert_eq!(error.kind, "cancelled", "{error:?}");
     scene.close().await;
 }
 
