@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waggle_tests::{Scene, Settings, machines, poll};
+use waggle_tests::{Scene, Settings, http::Connection, machines, poll};
 
 /// How long the client waits: a manager needs its time under emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -131,6 +131,20 @@ async fn a_deadline_and_a_cancellation_kill_the_manager() {
     scene.close().await;
 }
 
+/// Whether the environment got something from the package mirror's cache.
+async fn served_from_cache(scene: &Scene, environment: &str) -> bool {
+    let mut http = Connection::open(scene.server.authority())
+        .await
+        .expect("a connection");
+    let (_, body) = http
+        .get(&format!("/environments/{environment}/network"))
+        .await
+        .expect("an answer");
+    let report: Value = serde_json::from_slice(&body).expect("JSON");
+    let mut records = report["records"].as_array().expect("a list").iter();
+    records.any(|record| record["via"] == "mirror" && record["from_cache"] == true)
+}
+
 /// What one environment has fetched, another gets from the package mirror, also of a later server that
 /// cannot reach any registry: its way out is a proxy that does not exist.
 #[tokio::test]
@@ -142,7 +156,12 @@ async fn a_second_installation_needs_no_registry() {
         .with("WAGGLE_PACKAGE_CACHE_DIR", cache.path());
     let mut first = Vec::new();
     let scene = Scene::with(settings.clone()).await;
-    for (runtime, package) in [("python", "six"), ("node", "is-number")] {
+    let packages = [
+        ("python", "six", "attrs"),
+        ("node", "is-number", "is-odd"),
+        ("shell", "hello", "sl"),
+    ];
+    for (runtime, package, _) in packages {
         let id = scene.create(runtime).await;
         first.push(install(&scene, &id, package).await["installed"].clone());
         scene.destroy(&id).await;
@@ -155,19 +174,12 @@ async fn a_second_installation_needs_no_registry() {
         .fold(settings, |settings, name| settings.with(name, nowhere));
     let cut = cut.without("NO_PROXY").without("no_proxy");
     let scene = Scene::with(cut).await;
-    for (index, (runtime, package)) in [("python", "six"), ("node", "is-number")]
-        .into_iter()
-        .enumerate()
-    {
+    for (index, (runtime, package, other)) in packages.into_iter().enumerate() {
         let id = scene.create(runtime).await;
         let again = install(&scene, &id, package).await;
         assert_eq!(again["installed"], first[index], "{again}");
+        assert!(served_from_cache(&scene, &id).await, "{runtime}");
         // What nobody has fetched cannot be had.
-        let other = if runtime == "python" {
-            "attrs"
-        } else {
-            "is-odd"
-        };
         let result = scene
             .call(&id, "install_packages", json!({"packages": other}))
             .await;
