@@ -169,8 +169,6 @@ pub struct Installer {
     pub user: User,
     /// Whose words it speaks.
     pub dialect: Dialect,
-    /// It is the operator's choice, and to be run as it is.
-    pub chosen: bool,
 }
 
 /// How packages are installed for `runtime`. `venv` says that those of Python go into [`VENV`].
@@ -191,14 +189,12 @@ pub fn installer(
             dialect: dialect_of(&command),
             command,
             user,
-            chosen: true,
         };
     }
     let own = |command: Vec<ByteBuf>, dialect| Installer {
         command,
         user: User::Sandbox,
         dialect,
-        chosen: false,
     };
     match runtime {
         Runtime::Python if venv => own(
@@ -237,7 +233,6 @@ pub fn system_installer(managers: &[PackageManager]) -> Installer {
         command,
         user: User::Root,
         dialect,
-        chosen: false,
     }
 }
 
@@ -267,11 +262,18 @@ pub fn update_lists() -> Vec<ByteBuf> {
     apt(&["-o", "APT::Update::Error-Mode=any", "update"])
 }
 
-/// What makes [`VENV`], as `sandbox`.
+/// Whether [`make_venv`] may succeed: at once, or after apt has installed what Debian's Python lacks.
+#[must_use]
+pub fn may_make_venv(found: &Capabilities) -> bool {
+    let apt = found.package_managers.contains(&PackageManager::AptGet);
+    found.python.is_some() && (found.python_venv || apt)
+}
+
+/// What makes [`VENV`], as `sandbox`, in place of one that was not finished.
 #[must_use]
 pub fn make_venv(found: &Capabilities) -> Vec<ByteBuf> {
     let python = words_or(found.python.as_ref(), "python3");
-    [python, words(&["-m", "venv", VENV])].concat()
+    [python, words(&["-m", "venv", "--clear", VENV])].concat()
 }
 
 /// What an operator's installer is, by its program's name.
@@ -368,6 +370,30 @@ mod tests {
     }
 
     #[test]
+    fn a_virtual_environment_is_made_from_nothing() {
+        assert_eq!(
+            text(&make_venv(&found())),
+            "/usr/bin/python -m venv --clear /home/sandbox/venv"
+        );
+        let nothing = text(&make_venv(&Capabilities::default()));
+        assert!(nothing.starts_with("python3 -m venv"), "{nothing}");
+    }
+
+    #[test]
+    fn a_python_makes_virtual_environments_if_it_can_or_apt_can_help() {
+        let with = |python: bool, python_venv, apt: bool| Capabilities {
+            python: python.then(|| ByteBuf::from(&b"/usr/bin/python3"[..])),
+            python_venv,
+            package_managers: apt.then_some(PackageManager::AptGet).into_iter().collect(),
+            ..Capabilities::default()
+        };
+        assert!(may_make_venv(&with(true, true, false)));
+        assert!(may_make_venv(&with(true, false, true)));
+        assert!(!may_make_venv(&with(true, false, false)));
+        assert!(!may_make_venv(&with(false, false, true)));
+    }
+
+    #[test]
     fn an_operators_installer_is_run_as_it_is() {
         for (text_of, dialect) in [
             ("/opt/bin/pip3.12 install -q", Dialect::Pip),
@@ -379,7 +405,7 @@ mod tests {
             overrides.set(Runtime::Shell, Purpose::Install, command);
             let installer = installer(Runtime::Shell, &overrides, &found(), false);
             assert_eq!(text(&installer.command), text_of);
-            assert_eq!((installer.dialect, installer.chosen), (dialect, true));
+            assert_eq!(installer.dialect, dialect);
             assert_eq!(installer.user, User::Root);
         }
     }

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waggle_tests::{Scene, Settings, machines};
+use waggle_tests::{Scene, Settings, http::Connection, machines, poll};
 
 /// How long the client waits: a manager needs its time under emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -87,6 +87,64 @@ async fn apt_updates_its_lists_and_installs_as_root() {
     scene.close().await;
 }
 
+/// How many programs of that name run in the environment.
+async fn running(scene: &Scene, environment: &str, name: &str) -> String {
+    let code = format!("cat /proc/[0-9]*/comm 2>/dev/null | grep -cx {name} || true");
+    scene.execute(environment, &code).await["stdout"].to_string()
+}
+
+/// A manager that is killed at the call's deadline, or because the call was cancelled, leaves nothing
+/// running, and the next call gets on.
+#[tokio::test]
+async fn a_deadline_and_a_cancellation_kill_the_manager() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().with_registries()).await;
+    let id = scene.create("shell").await;
+    // The lists alone take longer.
+    let arguments = json!({"packages": "hello", "timeout_seconds": 2});
+    let result = scene.call(&id, "install_packages", arguments).await;
+    assert_eq!(result.structured["exit_code"], 137, "{}", result.structured);
+    assert_eq!(result.structured["installed"], json!([]));
+    let text = result.refused();
+    assert!(
+        text.contains("killed at its deadline") && text.contains("timeout_seconds"),
+        "{text}"
+    );
+    assert_eq!(running(&scene, &id, "apt-get").await, r#""0\n""#);
+
+    let arguments = json!({"environment_id": id, "packages": "hello"});
+    let call = scene
+        .client
+        .begin("install_packages", arguments, PATIENCE, false)
+        .await;
+    poll::until("the manager runs", async || {
+        (running(&scene, &id, "apt-get").await == r#""1\n""#).then_some(())
+    })
+    .await;
+    scene.client.cancel(&call).await;
+    poll::until("the manager is killed", async || {
+        (running(&scene, &id, "apt-get").await == r#""0\n""#).then_some(())
+    })
+    .await;
+    let error = call.answer(PATIENCE).await.expect_err("it was cancelled");
+    assert_eq!(error.kind, "cancelled", "{error:?}");
+    scene.close().await;
+}
+
+/// Whether the environment got something from the package mirror's cache.
+async fn served_from_cache(scene: &Scene, environment: &str) -> bool {
+    let mut http = Connection::open(scene.server.authority())
+        .await
+        .expect("a connection");
+    let (_, body) = http
+        .get(&format!("/environments/{environment}/network"))
+        .await
+        .expect("an answer");
+    let report: Value = serde_json::from_slice(&body).expect("JSON");
+    let mut records = report["records"].as_array().expect("a list").iter();
+    records.any(|record| record["via"] == "mirror" && record["from_cache"] == true)
+}
+
 /// What one environment has fetched, another gets from the package mirror, also of a later server that
 /// cannot reach any registry: its way out is a proxy that does not exist.
 #[tokio::test]
@@ -98,7 +156,12 @@ async fn a_second_installation_needs_no_registry() {
         .with("WAGGLE_PACKAGE_CACHE_DIR", cache.path());
     let mut first = Vec::new();
     let scene = Scene::with(settings.clone()).await;
-    for (runtime, package) in [("python", "six"), ("node", "is-number")] {
+    let packages = [
+        ("python", "six", "attrs"),
+        ("node", "is-number", "is-odd"),
+        ("shell", "hello", "sl"),
+    ];
+    for (runtime, package, _) in packages {
         let id = scene.create(runtime).await;
         first.push(install(&scene, &id, package).await["installed"].clone());
         scene.destroy(&id).await;
@@ -111,19 +174,12 @@ async fn a_second_installation_needs_no_registry() {
         .fold(settings, |settings, name| settings.with(name, nowhere));
     let cut = cut.without("NO_PROXY").without("no_proxy");
     let scene = Scene::with(cut).await;
-    for (index, (runtime, package)) in [("python", "six"), ("node", "is-number")]
-        .into_iter()
-        .enumerate()
-    {
+    for (index, (runtime, package, other)) in packages.into_iter().enumerate() {
         let id = scene.create(runtime).await;
         let again = install(&scene, &id, package).await;
         assert_eq!(again["installed"], first[index], "{again}");
+        assert!(served_from_cache(&scene, &id).await, "{runtime}");
         // What nobody has fetched cannot be had.
-        let other = if runtime == "python" {
-            "attrs"
-        } else {
-            "is-odd"
-        };
         let result = scene
             .call(&id, "install_packages", json!({"packages": other}))
             .await;
@@ -134,15 +190,16 @@ async fn a_second_installation_needs_no_registry() {
     scene.close().await;
 }
 
-/// What the system's Python refuses goes into a virtual environment, which later programs use.
+/// What the system's Python refuses goes into a virtual environment, which later programs use; one that
+/// was not finished is made anew.
 #[tokio::test]
 async fn an_externally_managed_python_gets_a_virtual_environment() {
     let _permit = machines(1).await;
     let scene = Scene::with(Settings::default().with_registries()).await;
     let id = scene.create("python").await;
-    // As in an image whose Python is the system's alone.
-    let code =
-        "rm -rf /home/sandbox/venv /etc/waggle/path; ls /usr/lib/python3*/EXTERNALLY-MANAGED";
+    // As in an image whose Python is the system's alone, after a venv that was killed before it had pip.
+    let code = "cd /home/sandbox/venv && rm -rf bin/pip* lib/python3*/site-packages/* /etc/waggle/path; \
+                ls /usr/lib/python3*/EXTERNALLY-MANAGED";
     let arguments = json!({"code": code, "language": "shell", "user": "root"});
     let removed = scene.call(&id, "execute", arguments).await.done();
     assert_eq!(removed["exit_code"], 0, "{removed}");

@@ -4,7 +4,8 @@
 //! Installing packages by the environment's own package manager, with what it takes to make that work:
 //! lists brought up to date first, a virtual environment where the system's Python refuses (PEP 668).
 //!
-//! Invariants: all of a call happens within one deadline. In one environment one call installs at a
+//! Invariants: all of a call happens within one deadline, but for looking at the guest: that may take five
+//! seconds more. In one environment one call installs at a
 //! time; others wait, since package managers do not run side by side.
 
 mod report;
@@ -51,6 +52,9 @@ const MANIFEST_MAX: u64 = 1024 * 1024;
 
 /// The least time that a step gets, so that it ends as one that took too long and not as none.
 const STEP_MIN: Duration = Duration::from_millis(100);
+
+/// How long after its deadline a call may still look at the guest, for what a manager did until then.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What became of a call.
 #[derive(Debug)]
@@ -142,7 +146,7 @@ impl Work<'_> {
         // A Python without pip may still make a virtual environment that has one.
         if python
             && found.pip.is_none()
-            && found.python_venv
+            && resolve::may_make_venv(&found)
             && !self.lease.live.uses_venv()
             && let Some(failed) = self.prepare_venv(&found).await?
         {
@@ -218,7 +222,7 @@ impl Work<'_> {
         self.run(command, installer.user).await
     }
 
-    /// Makes [`VENV`], if it is not there, and has it used from now on. What failed, if anything did.
+    /// Makes [`VENV`], if it is not there or half made, and has it used from now on. What failed, if anything did.
     async fn prepare_venv(
         &mut self,
         found: &Capabilities,
@@ -243,18 +247,23 @@ impl Work<'_> {
         Ok(None)
     }
 
+    /// One that was not finished has no pip, which comes last.
     async fn has_venv(&self) -> Result<bool, ServiceError> {
-        let request = ReadFile {
-            path: ByteBuf::from(format!("{VENV}/pyvenv.cfg")),
-            offset: 0,
-            length: Some(1),
-            user: User::Sandbox,
-        };
-        match self.lease.live.session.read_file(request, 1).await {
-            Ok(_) => Ok(true),
-            Err(LinkError::Failed(_)) => Ok(false),
-            Err(error) => Err(self.service.explain(self.lease, error).await),
+        for file in ["pyvenv.cfg", "bin/pip"] {
+            let request = ReadFile {
+                path: ByteBuf::from(format!("{VENV}/{file}")),
+                offset: 0,
+                length: Some(1),
+                user: User::Sandbox,
+            };
+            let question = self.lease.live.session.read_file(request, 1);
+            match answered(self.deadline, question).await {
+                Ok(_) => {}
+                Err(LinkError::Failed(_)) => return Ok(false),
+                Err(error) => return Err(self.service.explain(self.lease, error).await),
+            }
         }
+        Ok(true)
     }
 
     /// Debian packs what makes virtual environments apart.
@@ -283,7 +292,8 @@ impl Work<'_> {
             limit: LISTS_MAX,
             user: User::Root,
         };
-        let listing = match self.lease.live.session.list_files(request).await {
+        let question = self.lease.live.session.list_files(request);
+        let listing = match answered(self.deadline, question).await {
             Ok(listing) => listing,
             Err(LinkError::Failed(_)) => return Ok(Some(OldLists::None)),
             Err(error) => return Err(self.service.explain(self.lease, error).await),
@@ -325,7 +335,7 @@ impl Work<'_> {
         }
         let log = executed.end.stdout_log.as_ref();
         let whole = match log.filter(|_| executed.left_out > 0) {
-            Some(log) => self.read(&log.path, OUTPUT_READ_MAX).await,
+            Some(log) => self.read(&log.path, OUTPUT_READ_MAX).await.ok(),
             None => None,
         };
         let whole = whole.map(|bytes| lossy(&bytes));
@@ -340,22 +350,30 @@ impl Work<'_> {
         let mut all = Vec::new();
         for word in self.names {
             let path = format!("{modules}/{}/package.json", report::npm_name(&lossy(word)));
-            let manifest = self.read(&path, MANIFEST_MAX).await;
-            all.extend(manifest.and_then(|json| report::npm_package(&json)));
+            match self.read(&path, MANIFEST_MAX).await {
+                Ok(json) => all.extend(report::npm_package(&json)),
+                Err(LinkError::Failed(_)) => {}
+                // The others would have to be waited for as well.
+                Err(error) => {
+                    tracing::debug!(%error, "not all of the installed versions could be read");
+                    break;
+                }
+            }
         }
         all
     }
 
-    /// The first bytes of a file, if it can be read. The packages are installed all the same.
-    async fn read(&self, path: &str, max: u64) -> Option<Vec<u8>> {
+    /// The first bytes of a file. If it cannot be read, the packages are installed all the same.
+    async fn read(&self, path: &str, max: u64) -> Result<Vec<u8>, LinkError> {
         let request = ReadFile {
             path: ByteBuf::from(path.as_bytes()),
             offset: 0,
             length: Some(max),
             user: User::Sandbox,
         };
-        let outcome = self.lease.live.session.read_file(request, max).await;
-        outcome.ok().map(|(_, bytes)| bytes)
+        let question = self.lease.live.session.read_file(request, max);
+        let (_, bytes) = answered(self.deadline, question).await?;
+        Ok(bytes)
     }
 
     async fn run(&self, command: Vec<ByteBuf>, user: User) -> Result<Executed, ServiceError> {
@@ -399,6 +417,19 @@ fn is_recent(modified_ns: i64) -> bool {
         return false;
     };
     now.saturating_sub(modified) < LISTS_AGE_MAX
+}
+
+/// What the agent answers, but not long after `deadline`.
+async fn answered<T>(
+    deadline: Instant,
+    question: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    let left = deadline.saturating_duration_since(Instant::now()) + GRACE;
+    timeout(left, question).await.unwrap_or_else(|_| {
+        Err(LinkError::Unanswered {
+            seconds: left.as_secs(),
+        })
+    })
 }
 
 /// Whether the program to run is not there.
@@ -455,5 +486,30 @@ fn guidance(executed: &Executed, failed: Option<(String, String)>) -> Option<Str
                 .to_owned(),
         ),
         _ => executed.end.guidance(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_answer_holds_a_call_only_to_its_deadline() {
+        let start = tokio::time::Instant::now();
+        let limit = Duration::from_secs(20);
+        let silent = std::future::pending::<Result<(), LinkError>>();
+        let outcome = answered(Instant::now() + limit, silent).await;
+        assert!(
+            matches!(outcome, Err(LinkError::Unanswered { .. })),
+            "{outcome:?}"
+        );
+        let waited = start.elapsed();
+        assert!(
+            waited > limit && waited <= limit + GRACE + STEP_MIN,
+            "{waited:?}"
+        );
+        let over = Instant::now();
+        let answer = answered(over, async { Ok(1) }).await;
+        assert_eq!(answer.ok(), Some(1));
     }
 }

@@ -85,7 +85,12 @@ fn package(word: &str, runtime: Runtime) -> Verdict {
         return Err("it holds a character that names of packages do not have");
     }
     let lower = word.to_ascii_lowercase();
-    if ARCHIVES.iter().any(|end| lower.ends_with(end)) {
+    // pip takes `x.whl[extra]` for the file in front of the bracket.
+    let front = lower.split('[').next().unwrap_or_default();
+    if ARCHIVES
+        .iter()
+        .any(|end| lower.ends_with(end) || front.ends_with(end))
+    {
         return Err("it names a file, and only names of packages in the registry are allowed");
     }
     match runtime {
@@ -323,6 +328,9 @@ mod tests {
             ("six>=", Runtime::Python, "version"),
             ("six=1", Runtime::Python, "=="),
             ("a.whl", Runtime::Python, "file"),
+            ("foo-1.0-py3-none-any.whl[x]", Runtime::Python, "file"),
+            ("foo.ZIP[x]", Runtime::Python, "file"),
+            ("foo.zip[x]==1", Runtime::Python, "file"),
             ("a@.", Runtime::Node, "paths"),
             ("a@npm:b", Runtime::Node, "repositories"),
             ("user/repo", Runtime::Node, "repositories"),
