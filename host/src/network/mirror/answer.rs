@@ -4,7 +4,8 @@
 //! What a package manager is answered: a kept file or a growing one, whole or in part, or an error.
 //!
 //! A body that does not come to its right end ends in an error, upon which hyper breaks the connection: a
-//! client never takes a part, or bytes of another digest, for the whole.
+//! client never takes a part, or bytes of another digest, for the whole. Nor is a part of a file given out
+//! before the whole is known to be right: a range of a growing file is answered with all of it.
 
 use std::{
     fs::File,
@@ -191,8 +192,11 @@ pub(super) fn respond(asked: &HeaderMap, content: Content, served: Served) -> Re
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
+    let growing = matches!(content.source, Source::Growing(..));
     let range = match len {
-        Some(len) if range_applies(asked, etag.as_deref(), modified) => range(asked, len),
+        Some(len) if !growing && range_applies(asked, etag.as_deref(), modified) => {
+            range(asked, len)
+        }
         _ => Asked::All,
     };
     let headers = response.headers_mut();

@@ -3,7 +3,7 @@
 
 //! Artefacts: files that never change, named and checked by the digest that the registry's index states.
 //!
-//! One download an artefact, however many ask. It is a task of its own that writes to a file, at the
+//! One download an artefact and address, however many ask. It is a task of its own that writes to a file, at the
 //! registry's pace; whoever asked reads behind it, at their own. Nobody gets the last bytes before the digest
 //! is right. A download whose clients have all gone away is ended after a moment, in which one of them may
 //! try again.
@@ -58,7 +58,8 @@ struct Head {
     modified: Option<SystemTime>,
 }
 
-type UnderWay = Arc<Mutex<HashMap<Digest, Arc<watch::Sender<Progress>>>>>;
+/// By digest and address: what is wrong at one address is no matter of those who ask at another.
+type UnderWay = Arc<Mutex<HashMap<(Digest, Url), Arc<watch::Sender<Progress>>>>>;
 
 /// All downloads of the mirror.
 pub(super) struct Downloads {
@@ -128,18 +129,19 @@ impl Downloads {
         }
     }
 
-    /// Takes part in the download of `digest`, which is begun if it is not under way.
+    /// Takes part in the download of `digest` from `url`, which is begun if it is not under way.
     fn join(&self, digest: &Digest, url: &Url) -> watch::Receiver<Progress> {
         let mut under_way = self
             .under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = under_way.get(digest) {
+        let key = (digest.clone(), url.clone());
+        if let Some(sender) = under_way.get(&key) {
             return sender.subscribe();
         }
         let (sender, receiver) = watch::channel(Progress::default());
         let sender = Arc::new(sender);
-        under_way.insert(digest.clone(), Arc::clone(&sender));
+        under_way.insert(key, Arc::clone(&sender));
         let download = Download {
             digest: digest.clone(),
             url: url.clone(),
@@ -284,7 +286,7 @@ impl Drop for Download {
             .under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        under_way.remove(&self.digest);
+        under_way.remove(&(self.digest.clone(), self.url.clone()));
         drop(under_way);
         // Nobody waits forever for a download that was dropped or broke.
         self.sender.send_if_modified(|progress| {

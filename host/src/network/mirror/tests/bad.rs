@@ -347,3 +347,48 @@ async fn a_client_over_http_sees_that_a_wrong_file_ends_too_soon() {
         assert_eq!(head.contains("content-length: 100000"), stated, "{head}");
     }
 }
+
+#[tokio::test]
+async fn what_is_wrong_at_one_address_hinders_nobody_at_another() {
+    let bytes = content(300_000);
+    let (digest, sent) = (Digest::of(&bytes), bytes.clone());
+    let upstream = Upstream::start(move |parts| {
+        let mut response = answer("application/zip", "");
+        *response.body_mut() = match parts.uri.path() {
+            "/files/good" => body(sent.clone()),
+            // Long enough to be under way all the time.
+            _ => paced(vec![content(1000); 100], Duration::from_millis(50)),
+        };
+        response
+    })
+    .await;
+    let (mirror, _dir) = mirror(&upstream);
+    let (wrong, good) = (
+        file(&upstream, "wrong", &digest),
+        file(&upstream, "good", &digest),
+    );
+    let client = tokio::time::timeout(Duration::from_millis(200), get(&mirror, &wrong));
+    assert!(client.await.is_err(), "under way");
+    let answer = get(&mirror, &good).await;
+    assert_eq!((answer.status, answer.whole), (200, true));
+    assert!(answer.bytes == bytes);
+}
+
+#[tokio::test]
+async fn no_part_of_a_file_is_given_out_before_the_whole_is_right() {
+    let upstream = Upstream::start(|_| {
+        let mut response = answer("application/zip", "");
+        let headers = response.headers_mut();
+        headers.insert("content-length", "200000".parse().expect("a value"));
+        let pieces = vec![content(100_000), content(100_000)];
+        *response.body_mut() = paced(pieces, Duration::from_millis(50));
+        response
+    })
+    .await;
+    let (mirror, dir) = mirror(&upstream);
+    let wrong = file(&upstream, "a", &Digest::of(b"other"));
+    let part = ask(&mirror, &wrong, &[("range", "bytes=10-19")]).await;
+    assert_eq!((part.status, part.whole), (200, false));
+    assert_eq!(part.header("content-range"), None);
+    eventually("forgotten", || files(dir.path()).is_empty()).await;
+}
