@@ -9,9 +9,11 @@
 //! only passed through.
 //!
 //! A list is not believed: apt itself checks it, and the package, against what the distributor signed. A
-//! wrong table can only make a download fail.
+//! table is made only of what came from the repository itself, and a digest that turns out wrong is taken
+//! out of it, so that a wrong one makes a download fail once.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
@@ -52,22 +54,29 @@ const LEARNING: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most tables of a repository that are searched, newest first.
 const TABLES: usize = 64;
+/// Most lists that are read or wait for it. An update has a few; what is more is learned another time.
+const LISTS: usize = 16;
 
 /// The tables.
 pub(super) struct Tables {
     store: Arc<Store>,
-    /// How many lists are being read.
-    learning: watch::Sender<usize>,
+    /// The lists that are being read: each with its repository first.
+    learning: watch::Sender<HashSet<(Digest, Digest)>>,
     at_once: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 /// One list that is being read.
-struct Learning(watch::Sender<usize>);
+struct Learning {
+    list: (Digest, Digest),
+    all: watch::Sender<HashSet<(Digest, Digest)>>,
+}
 
 impl Drop for Learning {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
+        self.all.send_modify(|all| {
+            all.remove(&self.list);
+        });
     }
 }
 
@@ -75,32 +84,48 @@ impl Tables {
     pub(super) fn new(store: Arc<Store>, stop: CancellationToken) -> Self {
         Self {
             store,
-            learning: watch::Sender::new(0),
+            learning: watch::Sender::new(HashSet::new()),
             at_once: Arc::new(Semaphore::new(1)),
             stop,
         }
     }
 
     /// Makes a table of the list `digest` of `repository`, if there is none yet.
+    ///
+    /// `list` must have come from the repository, and not only have that digest.
     pub(super) fn learn(&self, repository: &Digest, digest: &Digest, list: Source) {
         let path = self.store.tables(repository).join(digest.hex());
-        if let Ok(table) = File::open(path) {
+        if let Ok(table) = File::open(&path) {
             touch(&table);
             return;
         }
-        self.learning.send_modify(|count| *count += 1);
-        let learning = Learning(self.learning.clone());
+        let key = (repository.clone(), digest.clone());
+        let begun = self
+            .learning
+            .send_if_modified(|all| all.len() < LISTS && all.insert(key.clone()));
+        if !begun {
+            return;
+        }
+        let learning = Learning {
+            list: key,
+            all: self.learning.clone(),
+        };
         let (store, at_once) = (Arc::clone(&self.store), Arc::clone(&self.at_once));
         let (repository, digest) = (repository.clone(), digest.clone());
         let work = async move {
             let _learning = learning;
             let _permit = at_once.acquire().await;
+            // Another server may have been here.
+            if path.exists() {
+                return;
+            }
             let table = timeout(LEARNING, read(list)).await;
             let keep = match table.map_err(io::Error::from).flatten() {
-                Ok(table) => spawn_blocking(move || store.keep_table(&repository, &digest, &table))
-                    .await
-                    .map_err(io::Error::from)
-                    .flatten(),
+                Ok(table) => {
+                    let keeping = move || store.keep_table(&repository, digest.hex(), &table);
+                    let kept = spawn_blocking(keeping).await;
+                    kept.map_err(io::Error::from).flatten()
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = keep {
@@ -114,12 +139,40 @@ impl Tables {
     /// The digest of the package at `path` in `repository`.
     pub(super) async fn digest(&self, repository: &Digest, path: &str) -> Option<Digest> {
         let mut learning = self.learning.subscribe();
-        let _ = timeout(PATIENCE, learning.wait_for(|count| *count == 0)).await;
+        let known = |all: &HashSet<(Digest, Digest)>| all.iter().all(|(of, _)| of != repository);
+        let _ = timeout(PATIENCE, learning.wait_for(known)).await;
         let dir = self.store.tables(repository);
         let key = key(path.as_bytes());
         let search = move || search(dir, &key);
         spawn_blocking(search).await.ok().flatten()
     }
+
+    /// Takes the package at `path` out of the tables of `repository`: its digest is wrong.
+    pub(super) async fn forget(&self, repository: &Digest, path: &str) {
+        let (store, repository) = (Arc::clone(&self.store), repository.clone());
+        let key = key(path.as_bytes());
+        let forgetting = move || forget(&store, &repository, &key);
+        let forgotten = spawn_blocking(forgetting).await;
+        if let Err(error) = forgotten.map_err(io::Error::from).flatten() {
+            tracing::debug!(%error, "a wrong digest of an apt package stays");
+        }
+    }
+}
+
+fn forget(store: &Store, repository: &Digest, key: &[u8]) -> io::Result<()> {
+    for entry in fs::read_dir(store.tables(repository))? {
+        let entry = entry?;
+        if find(&File::open(entry.path())?, key)?.is_none() {
+            continue;
+        }
+        let table = fs::read(entry.path())?;
+        let records = table.chunks(RECORD_BYTES);
+        let rest: Vec<&[u8]> = records.filter(|record| !record.starts_with(key)).collect();
+        if let Some(name) = entry.file_name().to_str() {
+            store.keep_table(repository, name, &rest.concat())?;
+        }
+    }
+    Ok(())
 }
 
 /// What a path is found by.
@@ -311,6 +364,42 @@ mod tests {
             }
             assert_eq!(tables.digest(&repository, "pool/p/p50_1.deb").await, None);
             assert_eq!(tables.digest(&index, "pool/p/p1_1%2b.deb").await, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_once_and_hinders_no_other_repository() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(Store::open(dir.path().to_owned(), 1 << 30));
+        let tables = Tables::new(store, CancellationToken::new());
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        let busy = tables.at_once.acquire().await.expect("open");
+        for i in 0..100_u32 {
+            let index = Digest::of(&(i / 2).to_le_bytes());
+            tables.learn(&one, &index, Source::Bytes(Bytes::new()));
+        }
+        assert_eq!(tables.learning.borrow().len(), LISTS);
+        let now = timeout(Duration::from_secs(1), tables.digest(&other, "a.deb"));
+        assert_eq!(now.await.expect("without waiting"), None);
+        drop(busy);
+        tables.digest(&one, "a.deb").await;
+        assert!(tables.learning.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_in_no_table() {
+        let (text, digest) = list(3);
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(Store::open(dir.path().to_owned(), 1 << 30));
+        let tables = Tables::new(store, CancellationToken::new());
+        let repository = Digest::of(b"repository");
+        tables.learn(&repository, &Digest::of(&text), Source::Bytes(text.into()));
+        let path = |i: u32| format!("pool/p/p{i}_1%2b.deb");
+        assert!(tables.digest(&repository, &path(1)).await.is_some());
+        tables.forget(&repository, &path(1)).await;
+        assert_eq!(tables.digest(&repository, &path(1)).await, None);
+        for i in [0, 2] {
+            assert_eq!(tables.digest(&repository, &path(i)).await, Some(digest(i)));
         }
     }
 

@@ -9,7 +9,7 @@
 //! try again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs::File,
     io::{self, Write as _},
     sync::{Arc, Mutex, PoisonError},
@@ -61,12 +61,19 @@ struct Head {
 /// By digest and address: what is wrong at one address is no matter of those who ask at another.
 type UnderWay = Arc<Mutex<HashMap<(Digest, Url), Arc<watch::Sender<Progress>>>>>;
 
+/// The newest that were found to be wrong.
+type Wrong = Arc<Mutex<VecDeque<(Digest, Url)>>>;
+
+/// How many of them are remembered.
+const WRONG: usize = 256;
+
 /// All downloads of the mirror.
 pub(super) struct Downloads {
     store: Arc<Store>,
     upstream: Arc<Upstream>,
     limits: Limits,
     under_way: UnderWay,
+    wrong: Wrong,
     stop: CancellationToken,
 }
 
@@ -90,6 +97,7 @@ impl Downloads {
             upstream,
             limits,
             under_way: UnderWay::default(),
+            wrong: Wrong::default(),
             stop,
         }
     }
@@ -129,6 +137,14 @@ impl Downloads {
         }
     }
 
+    /// Whether what is at `url` was found to have another digest. It is told once: whoever asks acts upon it.
+    pub(super) fn was_wrong(&self, digest: &Digest, url: &Url) -> bool {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = wrong.len();
+        wrong.retain(|(of, at)| of != digest || at != url);
+        wrong.len() < before
+    }
+
     /// Takes part in the download of `digest` from `url`, which is begun if it is not under way.
     fn join(&self, digest: &Digest, url: &Url) -> watch::Receiver<Progress> {
         let mut under_way = self
@@ -150,6 +166,7 @@ impl Downloads {
             grace: self.limits.grace,
             sender,
             under_way: Arc::clone(&self.under_way),
+            wrong: Arc::clone(&self.wrong),
         };
         tokio::spawn(download.run(self.stop.clone()));
         receiver
@@ -278,6 +295,7 @@ struct Download {
     grace: Duration,
     sender: Arc<watch::Sender<Progress>>,
     under_way: UnderWay,
+    wrong: Wrong,
 }
 
 impl Drop for Download {
@@ -331,6 +349,11 @@ impl Download {
             Ok(None) => self.sender.send_modify(|progress| progress.unkept = true),
             Err(failure) => {
                 tracing::warn!(%failure, "a package was not fetched");
+                if matches!(failure, Failure::Mismatch { .. }) {
+                    let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                    wrong.truncate(WRONG - 1);
+                    wrong.push_front((self.digest.clone(), self.url.clone()));
+                }
                 let end = Some(Err(failure));
                 self.sender.send_modify(|progress| progress.end = end);
             }

@@ -13,19 +13,24 @@ use super::digest::Digest;
 /// A request that a registry did not answer well. Shared by all who waited for the answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Failure {
-    /// No connection, or one that broke before the answer.
+    /// No connection.
     #[error(
         "the package registry at {url} cannot be reached: {why}; check the host's network, its proxy (HTTPS_PROXY) and WAGGLE_NETWORK_PACKAGES"
     )]
     Unreachable { url: Url, why: String },
+    /// The server's policy refuses the connection.
+    #[error("the server's own request to the package registry at {url} was refused: {why}")]
+    Denied { url: Url, why: String },
     /// An answer, or its next bytes, did not come.
     #[error(
         "the package registry at {url} has not sent what was waited for within {}; try again, or check the host's network",
         humantime::format_duration(*after)
     )]
     Slow { url: Url, after: Duration },
-    /// The connection ended within the body.
-    #[error("the package registry at {url} broke off within its answer: {why}; try again")]
+    /// The connection ended before the answer or within it.
+    #[error(
+        "the package registry at {url} broke off before its answer was whole: {why}; try again"
+    )]
     Broken { url: Url, why: String },
     /// An error of the registry's own.
     #[error("the package registry answered {status} for {url}")]
@@ -74,6 +79,7 @@ impl Failure {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Status { status, .. } if status.is_client_error() => *status,
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Slow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy { .. } | Self::Ended { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
@@ -84,6 +90,7 @@ impl Failure {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "Package registry unreachable",
+            Self::Denied { .. } => "Package registry refused by the server's network policy",
             Self::Slow { .. } => "Package registry too slow",
             Self::Broken { .. } => "Package registry broke off",
             Self::Status { .. } => "Package registry said no",
@@ -103,6 +110,7 @@ impl Failure {
             Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
+            Self::Denied { .. } => false,
             _ => true,
         }
     }

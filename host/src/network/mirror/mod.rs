@@ -244,12 +244,18 @@ impl Mirror {
         match &apt.kind {
             AptKind::Hashed(digest, is_list) => {
                 let artefact = self.downloads.get(digest, &apt.url).await?;
-                if let (true, Artefact::Kept(source, ..)) = (is_list, &artefact) {
+                // What is kept may be anything of that digest, from anywhere: only what comes from here now
+                // is a list of this repository.
+                if let (true, Artefact::Kept(source, _, Served::Upstream)) = (is_list, &artefact) {
                     self.tables.learn(&apt.repository, digest, source.clone());
                 }
                 Ok(artefact_response(artefact, Some(digest), headers))
             }
             AptKind::Package(path) => match self.tables.digest(&apt.repository, path).await {
+                Some(digest) if self.downloads.was_wrong(&digest, &apt.url) => {
+                    self.tables.forget(&apt.repository, path).await;
+                    self.pass(&apt.url, headers).await
+                }
                 Some(digest) => self.file(&digest, &apt.url, headers).await,
                 None => self.pass(&apt.url, headers).await,
             },

@@ -27,6 +27,9 @@ const NPM_SHORT: &str = "application/vnd.npm.install-v1+json; q=1.0, application
 const NPM_FULL: &str = "application/json";
 const ANY: &str = "*/*";
 
+/// Longest address that is asked for, in bytes. Registries' own are far shorter, signed ones included.
+const URL_BYTES: usize = 8 * 1024;
+
 /// How long an index is fresh if the registry does not say. The large ones say five and ten minutes.
 const INDEX: Duration = Duration::from_secs(600);
 /// The same of apt's, whose files refer to each other.
@@ -81,6 +84,12 @@ impl Apt {
 impl Route {
     /// What `parts` is for, if it is for the mirror.
     pub(super) fn of(links: &Links, parts: &Parts) -> Option<Self> {
+        let route = Self::any(links, parts)?;
+        (route.url().as_str().len() <= URL_BYTES).then_some(route)
+    }
+
+    /// The same, whatever the length of its address.
+    fn any(links: &Links, parts: &Parts) -> Option<Self> {
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return None;
         }
@@ -178,7 +187,12 @@ fn apt(links: &Links, uri: &Uri) -> Option<Apt> {
         .of(&Manager::Apt)
         .filter(below)
         .max_by_key(|root| root.path().len())?;
-    if url.scheme() != "http" || !url.username().is_empty() || url.password().is_some() {
+    // With a query, one file would be any number of documents.
+    if url.query().is_some()
+        || url.scheme() != "http"
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
         return None;
     }
     let path = url.path().strip_prefix(root.path())?;
@@ -269,6 +283,7 @@ mod tests {
             "/npm/-/v1/search?text=a",
             "/other",
             "http://deb.example/ubuntu/x",
+            "http://deb.example/debian/Packages?1",
             "http://deb.example/debian/../ubuntu/x",
             "http://deb.example/debian/%2e%2e/ubuntu/x",
             "http://deb.example:8080/debian/x",
@@ -278,6 +293,8 @@ mod tests {
         ] {
             assert_eq!(upstream(uri), None, "{uri}");
         }
+        let long = format!("http://deb.example/debian/{}", "%20".repeat(URL_BYTES));
+        assert_eq!(upstream(&long), None, "too long");
         let post = parts("POST", "/npm/is-number", "*/*");
         assert!(Route::of(&links(), &post).is_none());
     }

@@ -199,14 +199,14 @@ impl Store {
         self.dir.join(TABLES).join(repository.hex())
     }
 
-    /// Keeps one of them, named by the digest of the index that it was made of.
+    /// Keeps one of them, by its name: the digest of the index that it was made of, in hexadecimal.
     pub(super) fn keep_table(
         &self,
         repository: &Digest,
-        index: &Digest,
+        name: &str,
         table: &[u8],
     ) -> io::Result<()> {
-        self.write(&self.tables(repository).join(index.hex()), table)
+        self.write(&self.tables(repository).join(name), table)
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {

@@ -6,7 +6,7 @@
 //! A request never leaves for a host that is no recorded registry's (or the one it began at), and never
 //! goes from https to http. Nothing of a guest's headers is sent on but what a caller puts into `headers`.
 
-use std::{collections::HashMap, error::Error, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -18,7 +18,10 @@ use hyper::{
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::Connect},
+    client::legacy::{
+        Client,
+        connect::{CaptureConnection, Connect, capture_connection},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::{
@@ -28,6 +31,7 @@ use tokio::{
 use url::Url;
 
 use super::{Limits, failure::Failure};
+use crate::network::dial::DialError;
 
 /// Most redirects of one request. A registry has one or two.
 const REDIRECTS: usize = 5;
@@ -105,14 +109,24 @@ impl Upstream {
         let Ok(Ok(permit)) = permit.await else {
             return Err(Failure::Busy { url: url.clone() });
         };
-        let asked = timeout(self.limits.answer, self.follow(url, headers)).await;
+        let mut connection = None;
+        let asked = self.follow(url, headers, &mut connection);
+        let asked = timeout(self.limits.answer, asked).await;
         let asked = asked.unwrap_or_else(|_| {
             Err(Failure::Slow {
                 url: url.clone(),
                 after: self.limits.answer,
             })
         });
-        self.remember(url, asked.as_ref().err()).await;
+        // Only what concerns all of a registry says that it is down: a guest chooses what is asked for.
+        let connected =
+            connection.is_some_and(|connection| connection.connection_metadata().is_some());
+        match &asked {
+            Ok(_) => self.remember(url, false).await,
+            Err(Failure::Unreachable { url, .. }) => self.remember(url, true).await,
+            Err(Failure::Slow { url, .. }) if !connected => self.remember(url, true).await,
+            Err(_) => {}
+        }
         let (response, url) = asked?;
         let (head, body) = response.into_parts();
         if let Some(encoding) = head.headers.get(header::CONTENT_ENCODING)
@@ -134,10 +148,11 @@ impl Upstream {
         &self,
         first: &Url,
         headers: &HeaderMap,
+        connection: &mut Option<CaptureConnection>,
     ) -> Result<(Response<Incoming>, Url), Failure> {
         let mut url = first.clone();
         for _ in 0..=REDIRECTS {
-            let response = self.once(&url, headers).await?;
+            let response = self.once(&url, headers, connection).await?;
             let status = response.status();
             let location = response.headers().get(header::LOCATION);
             let Some(location) = location.filter(|_| status.is_redirection()) else {
@@ -169,17 +184,18 @@ impl Upstream {
         secure && known && next.username().is_empty() && next.password().is_none()
     }
 
-    async fn once(&self, url: &Url, headers: &HeaderMap) -> Result<Response<Incoming>, Failure> {
-        let unreachable = |why: String| Failure::Unreachable {
-            url: url.clone(),
-            why,
-        };
+    async fn once(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        connection: &mut Option<CaptureConnection>,
+    ) -> Result<Response<Incoming>, Failure> {
         let mut plain = url.clone();
         plain.set_fragment(None);
-        let uri: Uri = plain
-            .as_str()
-            .parse()
-            .map_err(|error| unreachable(format!("{error}")))?;
+        let uri: Uri = plain.as_str().parse().map_err(|error| Failure::Unusable {
+            url: url.clone(),
+            why: format!("its address cannot be asked for: {error}"),
+        })?;
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         *request.headers_mut() = headers.clone();
@@ -189,25 +205,51 @@ impl Upstream {
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),
         );
-        let answer = (self.send)(request).await;
-        answer.map_err(|error| unreachable(chain(&error)))
+        *connection = Some(capture_connection(&mut request));
+        (self.send)(request).await.map_err(|error| {
+            let (url, why) = (url.clone(), chain(&error));
+            if let Some(why) = denial(&error) {
+                return Failure::Denied { url, why };
+            }
+            match error.is_connect() {
+                true => Failure::Unreachable { url, why },
+                false => Failure::Broken { url, why },
+            }
+        })
     }
 
-    async fn remember(&self, url: &Url, failure: Option<&Failure>) {
+    async fn remember(&self, url: &Url, is_down: bool) {
         let host = authority(url);
         let mut down = self.down.lock().await;
-        match failure {
-            Some(Failure::Unreachable { .. } | Failure::Slow { .. })
-                if self.hosts.contains(&host) =>
-            {
+        match is_down {
+            true if self.hosts.contains(&host) => {
                 down.insert(host, Instant::now());
             }
-            Some(_) => {}
-            None => {
+            true => {}
+            false => {
                 down.remove(&host);
             }
         }
     }
+}
+
+/// What the policy says, if it is why there is no connection.
+fn denial(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error's source is not what it holds, but the source of that.
+        let held = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let found = error
+            .downcast_ref::<DialError>()
+            .or_else(|| held?.downcast_ref::<DialError>());
+        if let Some(DialError::Denied(denial)) = found {
+            return Some(denial.to_string());
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// An error and its causes in one line.

@@ -92,6 +92,56 @@ async fn a_package_that_no_list_knows_is_passed_through() {
 }
 
 #[tokio::test]
+async fn what_came_from_elsewhere_is_no_list() {
+    let (upstream, digest) = repository().await;
+    let (mirror, dir) = mirror(&upstream);
+    // The same bytes as some package's file.
+    let host = upstream.root.strip_prefix("http://").expect("a scheme");
+    let elsewhere = format!(
+        "/pypi/files/sha256/{}/http/{host}/files/by-hash/SHA256/list",
+        digest.hex()
+    );
+    assert_eq!(get(&mirror, &elsewhere).await.status, 200);
+    eventually("kept", || files(&dir.path().join("sha256")).len() == 1).await;
+    let root = format!("{}/debian", upstream.root);
+    let list = format!("{root}/x/binary-y/by-hash/SHA256/{}", digest.hex());
+    assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+    for _ in 0..2 {
+        let package = get(&mirror, &format!("{root}/pool/a/a_1%2bb.deb")).await;
+        assert_eq!(package.served, Some(Served::Upstream), "passed through");
+    }
+    assert!(files(&dir.path().join("tables")).is_empty());
+}
+
+#[tokio::test]
+async fn a_package_whose_list_is_wrong_is_passed_through_after_it_failed() {
+    let list = format!(
+        "Filename: pool/a/a_1.deb\nSHA256: {}\n\n",
+        Digest::of(b"other").hex()
+    );
+    let digest = Digest::of(list.as_bytes());
+    let upstream = Upstream::start(move |parts| match parts.uri.path() {
+        "/debian/pool/a/a_1.deb" => answer("application/x-deb", content(60_000)),
+        _ => answer("text/plain", list.clone()),
+    })
+    .await;
+    let (mirror, dir) = mirror(&upstream);
+    let root = format!("{}/debian", upstream.root);
+    let list = format!("{root}/x/binary-y/by-hash/SHA256/{}", digest.hex());
+    assert!(get(&mirror, &list).await.whole);
+    let package = format!("{root}/pool/a/a_1.deb");
+    let first = get(&mirror, &package).await;
+    assert!(first.status != 200 || !first.whole);
+    for _ in 0..2 {
+        let again = get(&mirror, &package).await;
+        assert!(again.status == 200 && again.whole && again.bytes == content(60_000));
+    }
+    let tables = files(&dir.path().join("tables"));
+    let len = |table: &std::path::PathBuf| table.metadata().expect("there").len();
+    assert_eq!(tables.iter().map(len).collect::<Vec<_>>(), [0]);
+}
+
+#[tokio::test]
 async fn a_release_is_revalidated_for_the_mirror_and_for_apt() {
     let (upstream, _) = repository().await;
     let (mirror, _dir) = mirror(&upstream);

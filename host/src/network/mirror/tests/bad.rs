@@ -7,7 +7,11 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::network::mirror::Failed;
+use crate::network::{
+    dial::{Connector, Dialer},
+    mirror::Failed,
+    policy::Policy,
+};
 
 /// The mirror's path of a file of the registry's.
 fn file(upstream: &Upstream, name: &str, digest: &Digest) -> String {
@@ -391,4 +395,48 @@ async fn no_part_of_a_file_is_given_out_before_the_whole_is_right() {
     assert_eq!((part.status, part.whole), (200, false));
     assert_eq!(part.header("content-range"), None);
     eventually("forgotten", || files(dir.path()).is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_one_request_is_refused_does_not_make_a_registry_down() {
+    let upstream = Upstream::start(|parts| {
+        let mut response = answer("text/html", page("a", &Digest::of(b"a")));
+        let headers = response.headers_mut();
+        headers.insert("cache-control", "max-age=0".parse().expect("a value"));
+        if parts.uri.path().ends_with("/slow/") {
+            // Beyond what a client takes, and so the connection breaks before there is an answer.
+            let long = "x".repeat(1 << 20);
+            headers.insert("x-long", long.parse().expect("a value"));
+        }
+        response
+    })
+    .await;
+    let (mirror, _dir) = mirror(&upstream);
+    assert_eq!(get(&mirror, "/pypi/simple/a/").await.status, 200);
+    let long = format!("{}/debian/{}", upstream.root, "a".repeat(60_000));
+    assert_eq!(get(&mirror, &long).await.status, 404);
+    assert_eq!(get(&mirror, "/pypi/simple/slow/").await.status, 502);
+    let again = get(&mirror, "/pypi/simple/a/").await;
+    assert_eq!(again.served, Some(Served::Upstream), "asked again");
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_policy_is_told_as_such() {
+    let policy = Policy::parse("none", "", &[], None).expect("a policy");
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = MirrorOptions {
+        dir: dir.path().to_owned(),
+        max_bytes: 1 << 30,
+        registries: vec!["pip=http://192.0.2.1/simple/".parse().expect("a registry")],
+        base: Url::parse("http://127.0.0.1:703/").expect("a URL"),
+        limits: limits(),
+    };
+    let mirror = Mirror::open(options, Connector::new(Dialer::system(), policy));
+    let answer = get(&mirror, "/pypi/simple/a/").await;
+    assert_eq!(answer.status, 403);
+    assert!(
+        answer.text().contains("192.0.2.1") && answer.text().contains("refused"),
+        "{}",
+        answer.text()
+    );
 }
