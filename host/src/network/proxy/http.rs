@@ -28,7 +28,10 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::OwnedSemaphorePermit,
+};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 use waggle_protocol::boot::PROXY_LOOPBACK_PORT;
@@ -190,6 +193,8 @@ async fn mirrored_answer(
         egress.audit.refused(Via::Mirror, &denial);
         return answer::refused(&denial);
     }
+    // It is never closed.
+    let place = Arc::clone(&egress.mirror_places).acquire_owned().await.ok();
     let response = mirror.serve(request).await;
     let asked: String = url.as_str().chars().take(NOTED_MAX).collect();
     if response.status().is_server_error() {
@@ -213,6 +218,7 @@ async fn mirrored_answer(
             body,
             flow,
             _driver: None,
+            _place: place,
         }
         .boxed_unsync()
     })
@@ -323,6 +329,7 @@ async fn exchange(
         body,
         flow: None,
         _driver: Some(driver),
+        _place: None,
     };
     Ok(Response::from_parts(parts, body.boxed_unsync()))
 }
@@ -349,6 +356,8 @@ struct Carried<B> {
     flow: Option<Arc<Flow>>,
     /// Its connection, which ends with it.
     _driver: Option<AbortOnDropHandle<()>>,
+    /// Its place among the mirror's answers.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<B> HttpBody for Carried<B>

@@ -54,6 +54,10 @@ const CONNECTIONS_MAX: usize = 4096;
 /// for machines and clients.
 const DESCRIPTORS_PART: u64 = 4;
 
+/// Answers of the package mirror to one environment at once: it fetches from the registries 64 at a time for
+/// all, and a slow reader may hold one for long.
+const MIRROR_EACH: usize = 8;
+
 /// Requests a second, and as many more at once, that one environment may make: `npm install` makes some
 /// hundreds, a flood makes thousands a second.
 const RATE: u32 = 200;
@@ -164,6 +168,7 @@ impl Gateway {
             }),
             places: Arc::new(Semaphore::new(self.limits.connections_each)),
             all_places: Arc::clone(&self.places),
+            mirror_places: Arc::new(Semaphore::new(MIRROR_EACH)),
         })
     }
 }
@@ -201,6 +206,7 @@ pub struct Egress {
     rate: Mutex<Rate>,
     places: Arc<Semaphore>,
     all_places: Arc<Semaphore>,
+    mirror_places: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Gateway {
