@@ -18,9 +18,15 @@
 //! - The index is read anew for each call, since images may be rebuilt while a server runs.
 //! - What the index says never leads outside its folder, whatever it says.
 
+pub mod digest;
 mod error;
+mod folder;
 mod index;
-mod store;
+pub mod layer;
+pub mod limits;
+pub mod root;
 
+pub use digest::Digest;
 pub use error::ImageError;
-pub use store::{Image, ImageStore};
+pub use folder::{Image, ImageStore};
+pub use limits::Limits;
