@@ -20,7 +20,11 @@ async fn repository() -> (Upstream, Digest) {
             "/debian/dists/x/InRelease" => answer("text/plain", "signed"),
             "/debian/pool/a/a_1%2bb.deb" => answer("application/x-deb", content(60_000)),
             "/debian/pool/u/u_1.deb" => answer("application/x-deb", "unknown"),
-            _ if path.contains("/by-hash/SHA256/") => answer("text/plain", list.clone()),
+            _ if path.contains("x/main/binary-amd64/by-hash/SHA256/")
+                || path.starts_with("/files/") =>
+            {
+                answer("text/plain", list.clone())
+            }
             _ => return status(StatusCode::NOT_FOUND),
         };
         let headers = response.headers_mut();
@@ -89,6 +93,33 @@ async fn a_package_that_no_list_knows_is_passed_through() {
     let unchanged = ask(&mirror, &package, &[("if-modified-since", DATE)]).await;
     assert_eq!((unchanged.status, unchanged.whole), (304, true));
     assert!(files(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_list_whose_table_was_lost_is_learned_again() {
+    let (upstream, digest) = repository().await;
+    let (mirror, dir) = mirror(&upstream);
+    let root = format!("{}/debian", upstream.root);
+    let list = format!(
+        "{root}/dists/x/main/binary-amd64/by-hash/SHA256/{}",
+        digest.hex()
+    );
+    let package = format!("{root}/pool/a/a_1%2bb.deb");
+    let tables = dir.path().join("tables");
+    assert!(get(&mirror, &list).await.whole);
+    assert!(get(&mirror, &package).await.whole);
+    eventually("kept", || files(&dir.path().join("sha256")).len() == 2).await;
+    assert_eq!(files(&tables).len(), 1);
+    for _ in 0..2 {
+        std::fs::remove_dir_all(&tables).expect("removed");
+        assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+        let known = get(&mirror, &package).await;
+        assert_eq!((known.whole, known.served), (true, Some(Served::Cache)));
+        assert_eq!(files(&tables).len(), 1);
+    }
+    // While its table is there nobody is asked for it.
+    assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+    assert_eq!(upstream.methods(), ["GET", "GET", "HEAD", "HEAD"]);
 }
 
 #[tokio::test]
