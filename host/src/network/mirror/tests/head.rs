@@ -66,6 +66,37 @@ async fn a_head_downloads_nothing() {
     assert!(files(dir.path()).is_empty());
 }
 
+/// On the wire an index that nobody has seen has no length, rather than none at all.
+#[tokio::test]
+async fn a_head_says_no_wrong_length_over_http() {
+    let upstream = registry().await;
+    let (mirror, _dir) = mirror(&upstream);
+    for (uri, len) in [("/pypi/simple/six/", None), ("/npm/a/-/a-1.tgz", Some("7"))] {
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let service = service_fn(|request: Request<Incoming>| async {
+            Ok::<_, std::convert::Infallible>(mirror.serve(request).await)
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let asking = async {
+            let handshake = hyper::client::conn::http1::handshake(TokioIo::new(client));
+            let (mut sender, connection) = handshake.await.expect("connected");
+            let request = Request::head(uri).body(Empty::<Bytes>::new());
+            let asked = sender.send_request(request.expect("a request"));
+            tokio::select! {
+                response = asked => response.expect("an answer"),
+                ended = connection => panic!("{ended:?}"),
+            }
+        };
+        let response = tokio::select! {
+            response = asking => response,
+            served = serving => panic!("{served:?}"),
+        };
+        assert_eq!(response.status(), 200);
+        let stated = response.headers().get("content-length");
+        assert_eq!(stated.map(|len| len.to_str().expect("text")), len, "{uri}");
+    }
+}
+
 #[tokio::test]
 async fn a_head_of_what_is_kept_asks_nobody() {
     let upstream = registry().await;
