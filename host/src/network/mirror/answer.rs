@@ -50,7 +50,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    fn len(&self) -> Option<u64> {
+    /// How many bytes there are, as far as that is known.
+    pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => u64::try_from(bytes.len()).ok(),
             Self::File(_, len) => Some(*len),

@@ -249,10 +249,11 @@ impl Mirror {
                 let artefact = self.downloads.get(digest, &apt.url).await?;
                 if let (true, Artefact::Kept(source, _, served)) = (is_list, &artefact) {
                     let (list, is_new) = (source.clone(), *served == Served::Upstream);
+                    let len = list.len();
                     let (upstream, url) = (Arc::clone(&self.upstream), apt.url.clone());
                     // What is kept may be anything of that digest, from anywhere: a list of this repository is
                     // what comes from there now, or what it still has under that digest.
-                    let is_theirs = async move { is_new || has(&upstream, &url).await };
+                    let is_theirs = async move { is_new || has(&upstream, &url, len).await };
                     self.tables.learn(&apt.repository, digest, list, is_theirs);
                 }
                 Ok(artefact_response(artefact, Some(digest), headers))
@@ -282,10 +283,13 @@ impl Mirror {
     }
 }
 
-/// Whether a registry has something at `url` now.
-async fn has(upstream: &Upstream, url: &Url) -> bool {
+/// Whether a registry has something of that length at `url` now. One that has a page for everything does not
+/// have it in that length.
+async fn has(upstream: &Upstream, url: &Url, len: Option<u64>) -> bool {
     let head = upstream.head(url, &HeaderMap::new()).await;
-    head.is_ok_and(|head| head.status() == StatusCode::OK)
+    head.is_ok_and(|head| {
+        head.status() == StatusCode::OK && len.is_some() && head.stated_len() == len
+    })
 }
 
 /// The conditions, and the range, under which a client wants something.

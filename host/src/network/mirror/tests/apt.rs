@@ -145,6 +145,34 @@ async fn what_came_from_elsewhere_is_no_list() {
 }
 
 #[tokio::test]
+async fn a_repository_with_a_page_for_everything_vouches_for_no_list() {
+    let list = format!(
+        "Filename: pool/a/a_1.deb\nSHA256: {}\n\n",
+        Digest::of(b"other").hex()
+    );
+    let digest = Digest::of(list.as_bytes());
+    let upstream = Upstream::start(move |parts| match parts.uri.path() {
+        "/files/list" => answer("text/plain", list.clone()),
+        _ => answer("text/html", "<html>welcome</html>"),
+    })
+    .await;
+    let (mirror, dir) = mirror(&upstream);
+    let host = upstream.root.strip_prefix("http://").expect("a scheme");
+    let elsewhere = format!("/pypi/files/sha256/{}/http/{host}/files/list", digest.hex());
+    assert!(get(&mirror, &elsewhere).await.whole);
+    eventually("kept", || files(&dir.path().join("sha256")).len() == 1).await;
+    let root = format!("{}/debian", upstream.root);
+    let list = format!("{root}/x/binary-y/by-hash/SHA256/{}", digest.hex());
+    assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+    let package = get(&mirror, &format!("{root}/pool/a/a_1.deb")).await;
+    assert_eq!(
+        (package.status, package.served),
+        (200, Some(Served::Upstream))
+    );
+    assert!(files(&dir.path().join("tables")).is_empty());
+}
+
+#[tokio::test]
 async fn a_package_whose_list_is_wrong_is_passed_through_after_it_failed() {
     let list = format!(
         "Filename: pool/a/a_1.deb\nSHA256: {}\n\n",
