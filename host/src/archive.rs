@@ -13,7 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -25,9 +25,12 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
-use waggle_protocol::message::{FailureCode, User};
+use waggle_protocol::message::User;
 
-use crate::service::{ArchiveRequest, Packed, Service, ServiceError};
+use crate::{
+    refusal::{refusal, status},
+    service::{ArchiveRequest, Packed, Service},
+};
 
 /// The trailer that says how an archive ended: [`DONE`], or why it did not.
 pub const OUTCOME: &str = "waggle-outcome";
@@ -169,30 +172,6 @@ async fn upload(
         while let Some(Ok(_)) = body.next().await {}
     }));
     response
-}
-
-/// An answer that says no.
-pub(crate) fn refusal(status: StatusCode, error: &dyn std::error::Error) -> Response {
-    tracing::info!(%status, %error, "a request was refused or failed");
-    let body = Json(serde_json::json!({ "error": error.to_string() }));
-    (status, body).into_response()
-}
-
-/// The status that goes with an error's words.
-pub(crate) fn status(error: &ServiceError) -> StatusCode {
-    match error {
-        ServiceError::Argument(_) | ServiceError::Upload(_) => StatusCode::BAD_REQUEST,
-        ServiceError::Unknown(_) => StatusCode::NOT_FOUND,
-        ServiceError::NotRunning(_) | ServiceError::Port(_) => StatusCode::CONFLICT,
-        ServiceError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        ServiceError::Guest(failure) => match failure.code {
-            FailureCode::NotFound => StatusCode::NOT_FOUND,
-            FailureCode::PermissionDenied => StatusCode::FORBIDDEN,
-            FailureCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            _ => StatusCode::UNPROCESSABLE_ENTITY,
-        },
-        _ => StatusCode::BAD_GATEWAY,
-    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::{
-    archive::{refusal, status},
     client::{ClientError, Server, ServerOptions, printable},
     environment::EnvironmentId,
+    refusal::{refusal, status},
     service::Service,
 };
 

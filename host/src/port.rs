@@ -21,9 +21,9 @@ use axum::{
 use hyper::Method;
 
 use crate::{
-    archive::{refusal, status},
     client::{ClientError, Server, ServerOptions, printable},
     environment::EnvironmentId,
+    refusal::{refusal, status},
     service::{ForwardRequest, Forwarded, Service},
 };
 
@@ -38,7 +38,7 @@ pub struct Arguments {
     pub port: u16,
 
     /// The port of the server's host, on 127.0.0.1; any that is free if left out
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "close")]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub host_port: Option<u16>,
 
     /// End the forward, and its connections
@@ -59,12 +59,12 @@ pub async fn run(arguments: Arguments) -> Result<Option<String>, ClientError> {
     let server = Server::new(&arguments.server)?;
     let (id, port) = (arguments.environment, arguments.port);
     let mut target = format!("/environments/{id}/ports/{port}");
+    if let Some(host_port) = arguments.host_port {
+        target = format!("{target}?host_port={host_port}");
+    }
     if arguments.close {
         server.json(Method::DELETE, &target).await?;
         return Ok(None);
-    }
-    if let Some(host_port) = arguments.host_port {
-        target = format!("{target}?host_port={host_port}");
     }
     let answer = server.json(Method::PUT, &target).await?;
     let address = answer.get("address").and_then(|address| address.as_str());
@@ -107,30 +107,29 @@ async fn open(
     Path((id, port)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let host_port = host_port(&query.unwrap_or_default());
-    match (number(&port), host_port) {
-        (Ok(port), Ok(host_port)) => forward(&service, id, port, host_port, false).await,
-        (Err(error), _) | (_, Err(error)) => refusal(StatusCode::BAD_REQUEST, &error),
-    }
+    forward(&service, id, &port, query, false).await
 }
 
 async fn close(
     State(service): State<Arc<Service>>,
     Path((id, port)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
 ) -> Response {
-    match number(&port) {
-        Ok(port) => forward(&service, id, port, None, true).await,
-        Err(error) => refusal(StatusCode::BAD_REQUEST, &error),
-    }
+    forward(&service, id, &port, query, true).await
 }
 
 async fn forward(
     service: &Service,
     environment_id: String,
-    port: u32,
-    host_port: Option<u32>,
+    port: &str,
+    query: Option<String>,
     close: bool,
 ) -> Response {
+    let host_port = host_port(&query.unwrap_or_default());
+    let (port, host_port) = match (number(port), host_port) {
+        (Ok(port), Ok(host_port)) => (port, host_port),
+        (Err(error), _) | (_, Err(error)) => return refusal(StatusCode::BAD_REQUEST, &error),
+    };
     let request = ForwardRequest {
         environment_id,
         port,

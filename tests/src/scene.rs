@@ -3,10 +3,14 @@
 
 //! The usual stage of a test: a server, a client connected to it, and short words for what tests do.
 
+use std::process::{Output, Stdio};
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{process::Command, time::timeout};
 
+use crate::poll::PATIENCE;
 use crate::{Client, Sdk, Server, Settings, ToolResult, settings};
 
 /// A server and a client.
@@ -67,6 +71,22 @@ impl Scene {
     pub async fn call(&self, environment: &str, tool: &str, mut arguments: Value) -> ToolResult {
         arguments["environment_id"] = environment.into();
         self.client.call(tool, arguments).await
+    }
+
+    /// Runs a command of the product against the server.
+    pub async fn waggle(&self, arguments: &[&str]) -> Output {
+        let output = Command::new(settings::path(settings::BIN))
+            .args(arguments)
+            .env(
+                "WAGGLE_SERVER",
+                format!("http://{}", self.server.authority()),
+            )
+            .env_remove("WAGGLE_AUTH_TOKEN_FILE")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(PATIENCE, output).await;
+        output.expect("it ends").expect("it starts")
     }
 
     /// The environments that the server lists.

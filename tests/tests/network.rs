@@ -10,17 +10,13 @@
 )]
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::process::Command;
-use tokio::time::timeout;
 use waggle_tests::http::Connection;
-use waggle_tests::poll::PATIENCE;
-use waggle_tests::{Scene, Settings, machines, settings};
+use waggle_tests::{Scene, Settings, machines};
 
 /// An address that is nobody's business, and where a cloud's metadata would be.
 const METADATA: &str = "169.254.169.254";
@@ -218,20 +214,7 @@ async fn what_is_not_permitted_is_refused_whichever_way_it_is_asked() {
         (4, 3, 2),
         "{report}"
     );
-    let output = Command::new(settings::path(settings::BIN))
-        .args(["network", &id])
-        .env(
-            "WAGGLE_SERVER",
-            format!("http://{}", scene.server.authority()),
-        )
-        .env_remove("WAGGLE_AUTH_TOKEN_FILE")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(PATIENCE, output)
-        .await
-        .expect("it ends")
-        .expect("it starts");
+    let output = scene.waggle(&["network", &id]).await;
     let text = String::from_utf8(output.stdout).expect("text");
     assert_eq!(text.lines().count(), records.len() + 1, "{text}");
     assert!(

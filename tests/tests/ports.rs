@@ -8,7 +8,7 @@
     reason = "JSON gives null for what is absent; anything else that is missing fails the test"
 )]
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,23 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 use waggle_tests::poll::{PATIENCE, until};
-use waggle_tests::{Scene, Settings, machines, settings};
-
-/// Runs a command of the product against the scene's server.
-async fn waggle(scene: &Scene, arguments: &[&str]) -> Output {
-    let output = Command::new(settings::path(settings::BIN))
-        .args(arguments)
-        .env(
-            "WAGGLE_SERVER",
-            format!("http://{}", scene.server.authority()),
-        )
-        .env_remove("WAGGLE_AUTH_TOKEN_FILE")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(PATIENCE, output).await;
-    output.expect("it ends").expect("it starts")
-}
+use waggle_tests::{Scene, Settings, machines};
 
 /// What curl makes of a URL: its exit status and what it prints. No proxy of this host's takes part.
 async fn curl(arguments: &[&str]) -> (Option<i32>, Vec<u8>) {
@@ -157,7 +141,9 @@ async fn a_forward_ends_with_its_environment_and_the_command_works_as_the_tool()
     // A port of the test's own choice, which was free a moment ago.
     let chosen = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = chosen.local_addr().expect("an address").port().to_string();
-    let taken = waggle(&scene, &["port", &id, "8000", "--host-port", &port]).await;
+    let taken = scene
+        .waggle(&["port", &id, "8000", "--host-port", &port])
+        .await;
     let told = String::from_utf8_lossy(&taken.stderr);
     assert!(!taken.status.success());
     assert!(
@@ -165,19 +151,25 @@ async fn a_forward_ends_with_its_environment_and_the_command_works_as_the_tool()
         "{told}"
     );
     drop(chosen);
-    let opened = waggle(&scene, &["port", &id, "8000", "--host-port", &port]).await;
+    let opened = scene
+        .waggle(&["port", &id, "8000", "--host-port", &port])
+        .await;
     assert!(opened.status.success(), "{opened:?}");
     let address = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
     assert_eq!(address, format!("127.0.0.1:{port}"));
     let (status, body) = curl(&[&format!("http://{address}/small")]).await;
     assert_eq!((status, body.as_slice()), (Some(0), &b"from inside\n"[..]));
-    let closed = waggle(&scene, &["port", &id, "8000", "--close"]).await;
+    let closed = scene.waggle(&["port", &id, "8000", "--close"]).await;
     assert!(
         closed.status.success() && closed.stdout.is_empty(),
         "{closed:?}"
     );
     TcpStream::connect(&address).await.expect_err("closed");
-    let again = waggle(&scene, &["port", &id, "8000", "--close"]).await;
+    let both = ["port", &id, "8000", "--close", "--host-port", &port];
+    let both = scene.waggle(&both).await;
+    let told = String::from_utf8_lossy(&both.stderr);
+    assert!(told.contains("exclude each other"), "{told}");
+    let again = scene.waggle(&["port", &id, "8000", "--close"]).await;
     let told = String::from_utf8_lossy(&again.stderr);
     assert!(told.contains("is not forwarded"), "{told}");
 
@@ -187,7 +179,7 @@ async fn a_forward_ends_with_its_environment_and_the_command_works_as_the_tool()
     scene.destroy(&id).await;
     TcpListener::bind(&address).await.expect("free again");
 
-    let gone = waggle(&scene, &["port", &id, "8000"]).await;
+    let gone = scene.waggle(&["port", &id, "8000"]).await;
     let told = String::from_utf8_lossy(&gone.stderr);
     assert!(
         told.contains(&format!("no environment {id} exists")),
@@ -210,6 +202,10 @@ async fn what_is_no_port_is_refused_with_what_to_do() {
             "leave it out to get a free one",
         ),
         (json!({"port": 80, "host_port": 65_536}), "host_port 65536"),
+        (
+            json!({"port": 80, "host_port": 8080, "close": true}),
+            "host_port and close exclude each other",
+        ),
         (json!({}), "missing field `port`"),
     ] {
         let text = scene.call(&id, "forward_port", arguments).await.refused();

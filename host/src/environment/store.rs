@@ -10,11 +10,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use super::{Environment, EnvironmentId, Status, state::Event};
+use crate::lock::lock;
 
 /// Why the store refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +96,7 @@ impl<L> Store<L> {
 
     fn state(&self) -> MutexGuard<'_, State<L>> {
         // Nothing panics while it holds the lock; if it did, each slot is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// From now on nothing is created and nothing becomes running.

@@ -14,7 +14,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -24,6 +24,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::policy::Denial;
+use crate::lock::lock;
 
 /// Records that are kept of one environment: a `pip install` with many dependencies has some dozens.
 const RECORDS_MAX: usize = 256;
@@ -146,7 +147,7 @@ impl Audit {
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // Nothing panics while it holds the lock.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ring)
     }
 
     /// Something was let through. What moves is counted in the returned counters.

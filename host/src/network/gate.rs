@@ -14,7 +14,7 @@ use super::{
     dial::{Connector, Dialer},
     guest::{GuestNetwork, proxy_url},
     mirror::{self, Mirror, MirrorOptions, over_tls},
-    policy::{Policy, PolicyError},
+    policy::{Packages, Policy, PolicyError},
     proxy::{Gateway, Limits},
     registries::Registry,
     trust::{TrustError, TrustStore},
@@ -68,9 +68,13 @@ impl Network {
     ///
     /// [`NetworkError`].
     pub fn open(options: NetworkOptions<'_>) -> Result<Self, NetworkError> {
-        let registries = registries(options.recorded, options.packages);
-        let (preset, allow) = (options.preset, options.allow);
-        let policy = Policy::parse(preset, allow, &registries, options.packages)?;
+        let recorded = recorded(options.recorded);
+        let packages = match options.packages {
+            Some(text) => Packages::parse(text)?,
+            None => recorded.clone().into(),
+        };
+        let policy = Policy::parse(options.preset, options.allow, &packages)?;
+        let registries = packages.registries;
         let dialer = Dialer::system();
         let mirror = match options.mirror {
             Some((dir, max_bytes)) if !registries.is_empty() => {
@@ -88,7 +92,6 @@ impl Network {
             }
             _ => None,
         };
-        let recorded = self::registries(options.recorded, None);
         let guest = GuestNetwork::new(options.trust, &registries, &recorded, mirror.is_some());
         let limits = Limits {
             bytes: options.max_bytes,
@@ -105,24 +108,16 @@ fn descriptors() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// Those of the operator, or else those that are recorded.
-fn registries(recorded: &[String], packages: Option<&str>) -> Vec<Registry> {
-    let parsed = |text: &str| match text.parse() {
+/// Those that are recorded and can be used.
+fn recorded(texts: &[String]) -> Vec<Registry> {
+    let parsed = |text: &String| match text.parse() {
         Ok(registry) => Some(registry),
         Err(error) => {
             tracing::warn!(%error, "ignored a recorded package registry");
             None
         }
     };
-    match packages {
-        // What is wrong here the policy says.
-        Some(text) => text
-            .split(',')
-            .filter(|word| word.contains('='))
-            .filter_map(parsed)
-            .collect(),
-        None => recorded.iter().filter_map(|text| parsed(text)).collect(),
-    }
+    texts.iter().filter_map(parsed).collect()
 }
 
 /// The mirror's address in the guests.
@@ -170,6 +165,8 @@ mod tests {
             ("none", "a b", None),
             ("none", "", Some("pip=nowhere")),
             ("none", "", Some("https://me:secret@index.example/")),
+            ("none", "", Some("pip=https://me:a,secret@index.example/")),
+            ("none", "", Some("pip=https://me:secret,a@index.example/")),
         ] {
             let error = open(preset, allow, packages).expect_err("a setting");
             assert!(matches!(error, NetworkError::Policy(_)), "{error}");

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,10 @@ use super::{
     registries::{Manager, Registry},
     trust::TrustStore,
 };
-use crate::session::{LinkError, Session, WriteMode};
+use crate::{
+    lock::lock,
+    session::{LinkError, Session, WriteMode},
+};
 
 /// Where distributions keep the certificates that their programs trust, the likeliest first: Debian and
 /// Alpine, Fedora, SUSE. Where none is there the first is made.
@@ -170,7 +173,7 @@ impl GuestNetwork {
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Needs>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// Looks at a guest whose image was not seen before.

@@ -23,7 +23,7 @@ use url::Host;
 pub use super::target::{MalformedTarget, Target};
 use super::{
     address,
-    registries::{Registry, RegistryError},
+    registries::{Manager, Registry, RegistryError},
     target::{host_of, quoted, split_port},
 };
 
@@ -107,10 +107,8 @@ impl Entry {
     }
 
     fn parse_list(text: &str) -> Result<Vec<Self>, PolicyError> {
-        let entries = words(text)
-            .map(Self::parse)
-            .collect::<Result<Vec<_>, _>>()?;
-        within_limit(entries)
+        let entries = words(text).map(Self::parse).collect::<Result<Vec<_>, _>>();
+        within_limit(entries.map_err(|error| discreet(text, error))?)
     }
 
     fn permits(&self, target: &Target) -> bool {
@@ -216,6 +214,11 @@ pub enum PolicyError {
     /// A registry is malformed.
     #[error("a package registry is malformed")]
     Registry(#[from] RegistryError),
+    /// The entry may be, or hold, a part of a password, so nobody repeats it.
+    #[error(
+        "an entry beside an @ is malformed; no entry has one, and Waggle takes no user or password in a package registry's URL: write example.com:443 or pip=https://pypi.example/simple/ (the entry is not repeated here)"
+    )]
+    Unshown,
     /// Longer than anyone writes.
     #[error("{count} network entries exceed limit {ENTRIES_MAX}; use *.domain or a range")]
     TooMany {
@@ -293,29 +296,22 @@ pub struct Policy {
 
 impl Policy {
     /// The operator's policy: a preset, a comma-separated list of further entries, and what the preset
-    /// `packages` stands for: `recorded`, or `packages` instead if it is given (comma separated,
-    /// `manager=URL` or plain entries).
+    /// `packages` stands for.
     ///
     /// # Errors
     ///
     /// [`PolicyError`] naming the entry.
-    pub fn parse(
-        preset: &str,
-        allow: &str,
-        recorded: &[Registry],
-        packages: Option<&str>,
-    ) -> Result<Self, PolicyError> {
-        let packages = match packages {
-            Some(text) => packages_entries(text)?,
-            None => recorded.iter().flat_map(registry_entries).collect(),
-        };
-        let packages: Arc<[Entry]> = within_limit(packages)?.into();
+    pub fn parse(preset: &str, allow: &str, packages: &Packages) -> Result<Self, PolicyError> {
+        let packages: Arc<[Entry]> = within_limit(packages.entries())?.into();
         let preset = preset.trim().to_ascii_lowercase();
         let mut entries = match preset.as_str() {
             "none" => Vec::new(),
             "packages" => packages.to_vec(),
             "all" => vec![Entry::All],
-            _ => return Err(PolicyError::Preset(quoted(&preset))),
+            _ => {
+                let error = PolicyError::Preset(quoted(&preset));
+                return Err(discreet(&preset, error));
+            }
         };
         let allowed = Entry::parse_list(allow)?;
         let text = described(Some(&preset), &allowed);
@@ -334,6 +330,11 @@ impl Policy {
     ///
     /// [`PolicyError`] naming the entry that is malformed, or beyond this policy.
     pub fn narrow(&self, text: &str) -> Result<Self, PolicyError> {
+        self.narrowed_to(text)
+            .map_err(|error| discreet(text, error))
+    }
+
+    fn narrowed_to(&self, text: &str) -> Result<Self, PolicyError> {
         let asked: Vec<_> = words(text).collect();
         if asked.is_empty() {
             return Err(PolicyError::Preset(String::new()));
@@ -480,17 +481,65 @@ fn described(preset: Option<&str>, entries: &[Entry]) -> String {
     all.join(", ")
 }
 
-fn packages_entries(text: &str) -> Result<Vec<Entry>, PolicyError> {
-    let mut entries = Vec::new();
-    for word in words(text) {
-        // What holds an @ is never repeated: a registry says so.
-        if word.contains(['=', '@']) {
-            entries.extend(registry_entries(&word.parse()?));
-        } else {
-            entries.push(Entry::parse(word)?);
+/// What the preset `packages` stands for.
+#[derive(Debug, Clone, Default)]
+pub struct Packages {
+    /// The registries.
+    pub registries: Vec<Registry>,
+    /// Whatever else the operator listed.
+    entries: Vec<Entry>,
+}
+
+impl Packages {
+    /// What the operator says instead of what is recorded: `manager=URL` or plain entries, separated by commas.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] naming the entry, if that can hold no part of a password.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let mut packages = Self::default();
+        for word in words(text) {
+            let outcome = if word.contains(['=', '@']) {
+                let registry = word.parse().map_err(PolicyError::from);
+                registry.map(|registry| packages.registries.push(registry))
+            } else {
+                Entry::parse(word).map(|entry| packages.entries.push(entry))
+            };
+            outcome.map_err(|error| discreet(text, error))?;
+        }
+        Ok(packages)
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let registries = self.registries.iter().flat_map(registry_entries);
+        registries.chain(self.entries.iter().cloned()).collect()
+    }
+}
+
+/// The registries that are recorded.
+impl From<Vec<Registry>> for Packages {
+    fn from(registries: Vec<Registry>) -> Self {
+        Self {
+            registries,
+            entries: Vec::new(),
         }
     }
-    Ok(entries)
+}
+
+/// `error` about an entry of `text`, unless it repeats what may be a part of a password: one may hold the comma
+/// that separates entries, so an @ anywhere makes all before it suspect.
+fn discreet(text: &str, error: PolicyError) -> PolicyError {
+    let says_nothing = matches!(
+        &error,
+        PolicyError::Registry(RegistryError::Credentials(
+            Manager::Pip | Manager::PipFiles | Manager::Npm | Manager::Apt
+        )) | PolicyError::TooMany { .. }
+            | PolicyError::None
+    );
+    match text.contains('@') && !says_nothing {
+        true => PolicyError::Unshown,
+        false => error,
+    }
 }
 
 /// A registry is reached at its URL's port, and by https: many answer http with a redirect.

@@ -6,34 +6,34 @@
 //! Owns: the listeners on 127.0.0.1, their connections, and the end of both. Does not own: how a port
 //! in the guest is reached, nor what makes an environment busy ([`Guest`]).
 //!
-//! Invariants: a connection has its place before it is accepted; what one side does not take stays with
-//! the other; a forward that is closed has let go of its port and of all its connections when the call
+//! Invariants: a connection has its place before it is accepted; what it carries goes both ways until both
+//! ends ([`exchange`]); a forward that is closed has let go of its port and of all its connections when the call
 //! returns. Only programs on this host can reach a forward, and they are not asked who they are.
+
+mod exchange;
 
 use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinHandle, JoinSet},
-    time::{interval, sleep},
+    time::sleep,
 };
-use tokio_util::{
-    io::{InspectReader, InspectWriter},
-    sync::CancellationToken,
-};
+use tokio_util::sync::CancellationToken;
 
-use crate::session::{LinkError, duplex::STREAMS_MAX};
+use crate::{
+    lock::lock,
+    session::{LinkError, duplex::STREAMS_MAX},
+};
+use exchange::exchange;
 
 /// Most ports of one environment that are forwarded at once: more than anyone's programs serve, and
 /// few enough that a hundred environments do not take up the host's ports.
@@ -41,9 +41,6 @@ pub const FORWARDS_MAX: usize = 16;
 
 /// Most connections of one environment at once, through all of its forwards.
 const CONNECTIONS_MAX: usize = STREAMS_MAX;
-
-/// Bytes that are moved at once, each way.
-const PIECE: usize = 32 * 1024;
 
 /// How often a connection whose bytes move counts as a use of its environment: more often than the
 /// shortest idle timeout.
@@ -220,7 +217,7 @@ impl Ports {
     }
 
     fn forwards(&self) -> MutexGuard<'_, Option<HashMap<u16, Forward>>> {
-        self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.forwards)
     }
 }
 
@@ -299,42 +296,6 @@ async fn carry<G: Guest>(
         let _ = socket.set_zero_linger();
     }
     guest.touch();
-}
-
-/// Moves bytes both ways until both sides have ended, or one has and nothing moves for [`HALF_MAX`].
-/// Calls `touch` now and then while they move.
-async fn exchange(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    guest: impl AsyncRead + AsyncWrite + Unpin,
-    touch: impl Fn(),
-) -> io::Result<()> {
-    let (moved, is_half) = (AtomicBool::new(false), AtomicBool::new(false));
-    // A read of nothing is an end.
-    let read = |bytes: &[u8]| {
-        moved.store(true, Ordering::Relaxed);
-        is_half.fetch_or(bytes.is_empty(), Ordering::Relaxed);
-    };
-    let wrote = |_: &[u8]| moved.store(true, Ordering::Relaxed);
-    let mut client = InspectWriter::new(InspectReader::new(client, read), wrote);
-    let mut guest = InspectWriter::new(InspectReader::new(guest, read), wrote);
-    let copied = copy_bidirectional_with_sizes(&mut client, &mut guest, PIECE, PIECE);
-    let rested = async {
-        let mut ticks = interval(TOUCH);
-        let mut rest = Duration::ZERO;
-        while rest < HALF_MAX {
-            ticks.tick().await;
-            if moved.swap(false, Ordering::Relaxed) {
-                touch();
-                rest = Duration::ZERO;
-            } else if is_half.load(Ordering::Relaxed) {
-                rest += TOUCH;
-            }
-        }
-    };
-    tokio::select! {
-        outcome = copied => outcome.map(drop),
-        () = rested => Err(io::ErrorKind::TimedOut.into()),
-    }
 }
 
 #[cfg(test)]

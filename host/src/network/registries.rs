@@ -45,7 +45,7 @@ pub enum RegistryError {
     Url(String),
     /// A password would show up in logs and errors.
     #[error("the URL of {0} carries a user or password, which Waggle does not take")]
-    Credentials(String),
+    Credentials(Manager),
     /// The text may hold a password, so nobody repeats it.
     #[error(
         "a package registry with an @ is not like pip=https://pypi.example/simple/, and Waggle takes no user or password; the entry is not repeated here"
@@ -103,7 +103,7 @@ impl FromStr for Registry {
             return Err(refused());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(RegistryError::Credentials(manager.to_string()));
+            return Err(RegistryError::Credentials(manager));
         }
         url.set_query(None);
         url.set_fragment(None);

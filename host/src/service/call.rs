@@ -4,11 +4,11 @@
 //! What is known of a call while it is under way: the newest line that its program printed, and
 //! whether its caller has taken it back.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::session::capture::lossy;
+use crate::{lock::lock, session::capture::lossy};
 
 /// Most bytes of a line that are told.
 const LINE_MAX: usize = 200;
@@ -72,7 +72,7 @@ impl Call {
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.newest)
     }
 }
 

@@ -12,13 +12,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Call, Execution, ServiceError};
+use crate::lock::lock;
 
 /// Most keys of one environment.
 pub(super) const KEYS_MAX: usize = 4096;
@@ -97,7 +98,7 @@ pub(super) struct Promise {
 
 impl KeyedRuns {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Claims `key` for a request, or joins the run that has it.

@@ -13,7 +13,10 @@ use std::{
 
 use waggle_runtime::MachineStream;
 
-use super::{Live, Service, ServiceError, validate};
+use super::{
+    Live, Service, ServiceError,
+    validate::{self, ArgumentError},
+};
 use crate::{
     environment::{EnvironmentId, store::Store},
     network::ports::Guest,
@@ -31,6 +34,31 @@ pub struct ForwardRequest {
     pub host_port: Option<u32>,
     /// End the forward instead.
     pub close: bool,
+}
+
+/// What is to become of a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// It leads from this port of the host, or from any.
+    Open(Option<u16>),
+    Closed,
+}
+
+impl ForwardRequest {
+    /// The guest's port, and what is wanted of it.
+    fn parse(&self) -> Result<(u16, Wanted), ArgumentError> {
+        let port = validate::port("port", self.port)?;
+        let host_port = self
+            .host_port
+            .map(|given| validate::port("host_port", given))
+            .transpose()?;
+        match (self.close, host_port) {
+            (false, host_port) => Ok((port, Wanted::Open(host_port))),
+            (true, None) => Ok((port, Wanted::Closed)),
+            // Whoever gives both may think that only the forward from there is closed.
+            (true, Some(_)) => Err(ArgumentError::Both("host_port", "close")),
+        }
+    }
 }
 
 /// What became of a forward.
@@ -70,16 +98,15 @@ impl Service {
     ///
     /// [`ServiceError`].
     pub async fn forward_port(&self, request: ForwardRequest) -> Result<Forwarded, ServiceError> {
-        let port = validate::port("port", request.port)?;
-        let host_port = request
-            .host_port
-            .map(|given| validate::port("host_port", given))
-            .transpose()?;
+        let (port, wanted) = request.parse()?;
         let lease = self.lease(&request.environment_id)?;
-        if request.close {
-            lease.live.ports.close(port).await?;
-            return Ok(Forwarded::Closed);
-        }
+        let host_port = match wanted {
+            Wanted::Closed => {
+                lease.live.ports.close(port).await?;
+                return Ok(Forwarded::Closed);
+            }
+            Wanted::Open(host_port) => host_port,
+        };
         if let Err(error) = lease.live.session.require_streams().await {
             return Err(self.explain(&lease, error).await.of_a_read());
         }
@@ -90,5 +117,34 @@ impl Service {
         };
         let address = lease.live.ports.open(Arc::new(inside), port, host_port)?;
         Ok(Forwarded::Open(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_is_opened_somewhere_or_closed() {
+        let parse = |port, host_port, close| {
+            let request = ForwardRequest {
+                environment_id: String::new(),
+                port,
+                host_port,
+                close,
+            };
+            request.parse().map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(80, None, false), Ok((80, Wanted::Open(None))));
+        assert_eq!(parse(80, Some(81), false), Ok((80, Wanted::Open(Some(81)))));
+        assert_eq!(parse(80, None, true), Ok((80, Wanted::Closed)));
+        let both = parse(80, Some(81), true).expect_err("both");
+        assert_eq!(
+            both,
+            "host_port and close exclude each other; give one of them"
+        );
+        for (port, host_port) in [(0, None), (70_000, None), (80, Some(0))] {
+            parse(port, host_port, false).expect_err("no port");
+        }
     }
 }

@@ -12,7 +12,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     environment::{EnvironmentId, store::Lease},
+    lock::lock,
     network::policy::Denial,
     session::{Output, OutputStream, Run, RunEnd, capture::lossy},
 };
@@ -204,7 +205,7 @@ struct State {
 
 impl Processes {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A new process that is about to start.
@@ -271,7 +272,7 @@ impl Process {
     }
 
     fn input(&self) -> MutexGuard<'_, Option<mpsc::Sender<Bytes>>> {
-        self.input.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.input)
     }
 
     fn ended(&self, end: End) {

@@ -19,7 +19,7 @@ pub mod run;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -36,6 +36,7 @@ use waggle_protocol::{
 };
 use waggle_runtime::{AcceptError, Machine, MachineStream};
 
+use crate::lock::lock;
 pub use boot::{BootError, BootOptions, BootTimes};
 pub use connection::LinkError;
 use connection::{Connection, Reusable};
@@ -121,7 +122,7 @@ impl Session {
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.found)
     }
 
     async fn probe(&self) -> Result<Capabilities, LinkError> {

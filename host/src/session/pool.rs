@@ -10,7 +10,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -25,6 +25,7 @@ use super::{
     connection::{Connection, Leftover, LinkError},
     within,
 };
+use crate::lock::lock;
 
 /// Idle connections kept for the next operation. A new one costs a round trip more; eight covers
 /// the concurrency of one busy user.
@@ -119,7 +120,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<GuestConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 
     fn give_back(&self, connection: GuestConnection) {

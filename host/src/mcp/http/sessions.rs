@@ -12,7 +12,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,8 @@ use rmcp::{
         local::{LocalSessionManager, LocalSessionManagerError},
     },
 };
+
+use crate::lock::lock;
 
 /// How long an idle session is kept. rmcp's five minutes would end it while its user thinks; a day
 /// bounds what forgotten ones cost.
@@ -49,11 +51,6 @@ struct Usage {
 }
 
 type Usages = Arc<Mutex<HashMap<SessionId, Usage>>>;
-
-fn lock(usages: &Usages) -> MutexGuard<'_, HashMap<SessionId, Usage>> {
-    // Nothing below panics halfway through a change.
-    usages.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Sessions, at most `limit` of them.
 #[derive(Debug)]

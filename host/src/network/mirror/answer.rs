@@ -39,20 +39,23 @@ const HELD_BYTES: u64 = 16 * 1024;
 /// Where an answer's bytes are.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    /// At hand.
+    /// At hand, with the room in memory that they take ([`super::memory`]).
     Bytes(Bytes),
     /// In a file of that length.
     File(Arc<File>, u64),
     /// In a file that is still being written, with the length that the registry stated.
     Growing(Arc<File>, Option<u64>, watch::Receiver<Progress>),
+    /// At the registry, with the length that it stated: nobody asked for the bytes themselves.
+    Unseen(Option<u64>),
 }
 
 impl Source {
-    fn len(&self) -> Option<u64> {
+    /// How many bytes there are, as far as that is known.
+    pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => u64::try_from(bytes.len()).ok(),
             Self::File(_, len) => Some(*len),
-            Self::Growing(_, len, _) => *len,
+            Self::Growing(_, len, _) | Self::Unseen(len) => *len,
         }
     }
 
@@ -85,6 +88,7 @@ impl Source {
                 progress: Some(progress),
             }
             .body(),
+            Self::Unseen(_) => empty(),
         }
     }
 }

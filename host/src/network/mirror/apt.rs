@@ -9,7 +9,7 @@
 //! only passed through.
 //!
 //! A list is not believed: apt itself checks it, and the package, against what the distributor signed. A
-//! table is made only of what came from the repository itself, and a digest that turns out wrong is taken
+//! table is made only of what the repository itself has, and a digest that turns out wrong is taken
 //! out of it, so that a wrong one makes a download fail once.
 
 use std::{
@@ -92,8 +92,12 @@ impl Tables {
 
     /// Makes a table of the list `digest` of `repository`, if there is none yet.
     ///
-    /// `list` must have come from the repository, and not only have that digest.
-    pub(super) fn learn(&self, repository: &Digest, digest: &Digest, list: Source) {
+    /// `list` must be the repository's, and not only have that digest: `is_theirs` says so, and is asked
+    /// only if there is no table.
+    pub(super) fn learn<F>(&self, repository: &Digest, digest: &Digest, list: Source, is_theirs: F)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
         let path = self.store.tables(repository).join(digest.hex());
         if let Ok(table) = File::open(&path) {
             touch(&table);
@@ -114,22 +118,21 @@ impl Tables {
         let (repository, digest) = (repository.clone(), digest.clone());
         let work = async move {
             let _learning = learning;
+            if !is_theirs.await {
+                return;
+            }
             let _permit = at_once.acquire().await;
             // Another server may have been here.
             if path.exists() {
                 return;
             }
             let table = timeout(LEARNING, read(list)).await;
-            let keep = match table.map_err(io::Error::from).flatten() {
+            match table.map_err(io::Error::from).flatten() {
                 Ok(table) => {
                     let keeping = move || store.keep_table(&repository, digest.hex(), &table);
-                    let kept = spawn_blocking(keeping).await;
-                    kept.map_err(io::Error::from).flatten()
+                    let _ = spawn_blocking(keeping).await;
                 }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = keep {
-                tracing::debug!(%error, "a list of apt's packages was not read");
+                Err(error) => tracing::debug!(%error, "a list of apt's packages was not read"),
             }
         };
         let stop = self.stop.clone();
@@ -169,7 +172,7 @@ fn forget(store: &Store, repository: &Digest, key: &[u8]) -> io::Result<()> {
         let records = table.chunks(RECORD_BYTES);
         let rest: Vec<&[u8]> = records.filter(|record| !record.starts_with(key)).collect();
         if let Some(name) = entry.file_name().to_str() {
-            store.keep_table(repository, name, &rest.concat())?;
+            store.keep_table(repository, name, &rest.concat());
         }
     }
     Ok(())
@@ -315,6 +318,8 @@ impl List {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use async_compression::tokio::write::{GzipEncoder, XzEncoder, ZstdEncoder};
     use bytes::Bytes;
     use tokio::io::AsyncWriteExt as _;
@@ -356,7 +361,7 @@ mod tests {
             let tables = Tables::new(store, CancellationToken::new());
             let repository = Digest::of(b"repository");
             let index = Digest::of(&list);
-            tables.learn(&repository, &index, Source::Bytes(Bytes::from(list)));
+            tables.learn(&repository, &index, Source::Bytes(list.into()), ready(true));
             for i in 0..50 {
                 let path = format!("pool/p/p{i}_1%2b.deb");
                 let found = tables.digest(&repository, &path).await;
@@ -376,7 +381,7 @@ mod tests {
         let busy = tables.at_once.acquire().await.expect("open");
         for i in 0..100_u32 {
             let index = Digest::of(&(i / 2).to_le_bytes());
-            tables.learn(&one, &index, Source::Bytes(Bytes::new()));
+            tables.learn(&one, &index, Source::Bytes(Bytes::new()), ready(true));
         }
         assert_eq!(tables.learning.borrow().len(), LISTS);
         let now = timeout(Duration::from_secs(1), tables.digest(&other, "a.deb"));
@@ -393,7 +398,8 @@ mod tests {
         let store = Arc::new(Store::open(dir.path().to_owned(), 1 << 30));
         let tables = Tables::new(store, CancellationToken::new());
         let repository = Digest::of(b"repository");
-        tables.learn(&repository, &Digest::of(&text), Source::Bytes(text.into()));
+        let index = Digest::of(&text);
+        tables.learn(&repository, &index, Source::Bytes(text.into()), ready(true));
         let path = |i: u32| format!("pool/p/p{i}_1%2b.deb");
         assert!(tables.digest(&repository, &path(1)).await.is_some());
         tables.forget(&repository, &path(1)).await;

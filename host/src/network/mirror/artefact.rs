@@ -11,8 +11,8 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
-    io::{self, Write as _},
-    sync::{Arc, Mutex, PoisonError},
+    io,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +20,6 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{HeaderMap, StatusCode, body::Frame, header, http::response};
-use tempfile::NamedTempFile;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -34,10 +33,10 @@ use super::{
     answer::Source,
     digest::{Digest, Hasher},
     failure::Failure,
-    store::Store,
+    store::{Store, Temp},
     upstream::{Fetched, Upstream},
 };
-use crate::network::Body;
+use crate::{lock::lock, network::Body};
 
 /// How far a download has come.
 #[derive(Debug, Clone, Default)]
@@ -104,14 +103,12 @@ impl Downloads {
 
     /// The artefact `digest`, which is at `url` if it is not kept.
     pub(super) async fn get(&self, digest: &Digest, url: &Url) -> Result<Artefact, Failure> {
-        let (store, wanted) = (Arc::clone(&self.store), digest.clone());
-        let look = move || (store.blob(&wanted), store.has_room(None));
-        let (blob, room) = spawn_blocking(look).await.unwrap_or((None, false));
-        if let Some(blob) = blob {
-            let source = Source::File(Arc::new(blob.file), blob.len);
-            return Ok(Artefact::Kept(source, Some(blob.modified), Served::Cache));
+        if let Some(kept) = self.kept(digest).await {
+            return Ok(kept);
         }
-        if !room {
+        let store = Arc::clone(&self.store);
+        let room = spawn_blocking(move || store.has_room()).await;
+        if !room.unwrap_or(false) {
             return self.pass(url, &HeaderMap::new(), Some(digest)).await;
         }
         let mut progress = self.join(digest, url);
@@ -137,9 +134,18 @@ impl Downloads {
         }
     }
 
+    /// The artefact `digest`, if it is kept.
+    pub(super) async fn kept(&self, digest: &Digest) -> Option<Artefact> {
+        let (store, digest) = (Arc::clone(&self.store), digest.clone());
+        let look = move || store.blob(&digest);
+        let blob = spawn_blocking(look).await.ok().flatten()?;
+        let source = Source::File(Arc::new(blob.file), blob.len);
+        Some(Artefact::Kept(source, Some(blob.modified), Served::Cache))
+    }
+
     /// Whether what is at `url` was found to have another digest. It is told once: whoever asks acts upon it.
     pub(super) fn was_wrong(&self, digest: &Digest, url: &Url) -> bool {
-        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrong = lock(&self.wrong);
         let before = wrong.len();
         wrong.retain(|(of, at)| of != digest || at != url);
         wrong.len() < before
@@ -147,10 +153,7 @@ impl Downloads {
 
     /// Takes part in the download of `digest` from `url`, which is begun if it is not under way.
     fn join(&self, digest: &Digest, url: &Url) -> watch::Receiver<Progress> {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = lock(&self.under_way);
         let key = (digest.clone(), url.clone());
         if let Some(sender) = under_way.get(&key) {
             return sender.subscribe();
@@ -180,9 +183,8 @@ impl Downloads {
         expected: Option<&Digest>,
     ) -> Result<Artefact, Failure> {
         let mut fetched = self.upstream.get(url, headers).await?;
-        let good = fetched.status().is_success() || fetched.status() == StatusCode::NOT_MODIFIED;
-        let good = good || fetched.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        if !good {
+        let good = is_good(fetched.status());
+        if !good && fetched.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(status(&fetched));
         }
         let head = fetched.head.clone();
@@ -210,6 +212,11 @@ impl Downloads {
         });
         Ok(Artefact::Passed(Box::new(head), passed(receiver)))
     }
+}
+
+/// Whether a registry's answer can be handed on as it is.
+pub(super) fn is_good(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::NOT_MODIFIED
 }
 
 /// The registry's refusal.
@@ -300,10 +307,7 @@ struct Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        let mut under_way = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = lock(&self.under_way);
         under_way.remove(&(self.digest.clone(), self.url.clone()));
         drop(under_way);
         // Nobody waits forever for a download that was dropped or broke.
@@ -350,7 +354,7 @@ impl Download {
             Err(failure) => {
                 tracing::warn!(%failure, "a package was not fetched");
                 if matches!(failure, Failure::Mismatch { .. }) {
-                    let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut wrong = lock(&self.wrong);
                     wrong.truncate(WRONG - 1);
                     wrong.push_front((self.digest.clone(), self.url.clone()));
                 }
@@ -361,7 +365,7 @@ impl Download {
     }
 
     /// The verified file, or none if it is not to be kept.
-    async fn download(&self) -> Result<Option<(NamedTempFile, Option<SystemTime>)>, Failure> {
+    async fn download(&self) -> Result<Option<(Temp, Option<SystemTime>)>, Failure> {
         let mut fetched = self.upstream.get(&self.url, &HeaderMap::new()).await?;
         if fetched.status() != StatusCode::OK {
             return Err(status(&fetched));
@@ -369,21 +373,15 @@ impl Download {
         let len = fetched.stated_len();
         let store = Arc::clone(&self.store);
         let begin = move || {
-            if !store.has_room(len) {
-                return None;
-            }
-            let begun = store.temp().and_then(|temp| Ok((temp.reopen()?, temp)));
-            begun
-                .inspect_err(|error| store.pause("cannot be written to", error))
-                .ok()
+            let temp = store.begin(len)?;
+            Some((temp.reader().ok()?, temp))
         };
-        let Ok(Some((file, temp))) = spawn_blocking(begin).await else {
+        let Ok(Some((file, mut temp))) = spawn_blocking(begin).await else {
             return Ok(None);
         };
         let modified = modified(&fetched.head.headers);
-        let file = Arc::new(file);
         let head = Head {
-            file: Arc::clone(&file),
+            file: Arc::new(file),
             len,
             modified,
         };
@@ -399,7 +397,7 @@ impl Download {
                     limit: self.store.largest(),
                 });
             }
-            hasher = self.write(Arc::clone(&file), chunk, hasher).await?;
+            (temp, hasher) = self.write(temp, chunk, hasher).await?;
             self.sender
                 .send_modify(|progress| progress.written = written);
         }
@@ -409,37 +407,29 @@ impl Download {
 
     async fn write(
         &self,
-        file: Arc<File>,
+        mut temp: Temp,
         chunk: Bytes,
         mut hasher: Hasher,
-    ) -> Result<Hasher, Failure> {
+    ) -> Result<(Temp, Hasher), Failure> {
+        let store = Arc::clone(&self.store);
         let writing = move || {
             hasher.update(&chunk);
-            (&*file).write_all(&chunk).map(|()| hasher)
+            store.write(&mut temp, &chunk)?;
+            Ok((temp, hasher))
         };
         let written = spawn_blocking(writing).await;
-        written.map_err(io::Error::from).flatten().map_err(|error| {
-            self.store.pause("cannot be written to", &error);
-            Failure::Store {
-                url: self.url.clone(),
-                folder: self.store.dir().into(),
-                why: error.to_string().into(),
-            }
+        let written = written.map_err(io::Error::from).flatten();
+        written.map_err(|error| Failure::Store {
+            url: self.url.clone(),
+            folder: self.store.dir().into(),
+            why: error.to_string().into(),
         })
     }
 
     /// The clients have the bytes; that they cannot be kept is no failure of theirs.
-    async fn keep(&self, temp: NamedTempFile, modified: Option<SystemTime>) {
+    async fn keep(&self, temp: Temp, modified: Option<SystemTime>) {
         let (store, digest) = (Arc::clone(&self.store), self.digest.clone());
-        let keeping = move || {
-            if let Err(error) = store.keep_blob(temp, &digest, modified) {
-                store.pause("cannot be written to", &error);
-            }
-            if store.is_due() {
-                store.sweep();
-            }
-        };
-        let _ = spawn_blocking(keeping).await;
+        let _ = spawn_blocking(move || store.keep_blob(temp, &digest, modified)).await;
     }
 }
 

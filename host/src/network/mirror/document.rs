@@ -4,13 +4,14 @@
 //! Documents: the registries' indexes, which change, kept by the rules of HTTP caching (RFC 9111).
 //!
 //! A document is kept as it is served, its links rewritten. Its body lies in the store by its own digest;
-//! a note beside it holds the caching policy. A registry that does not answer is no reason to fail as long
+//! a note beside it holds the caching policy. It is served from there; only one that cannot be kept is served
+//! from memory ([`super::memory`]). A registry that does not answer is no reason to fail as long
 //! as an older copy is there: an install must work with the network cut.
 //!
 //! What a client says about caching is not heeded (pip asks for fresh pages always), except `no-cache`.
 
 use std::{
-    io::Write as _,
+    os::unix::fs::FileExt as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -22,7 +23,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -34,16 +35,10 @@ use super::{
     failure::Failure,
     flights::Flights,
     links::{Form, Links},
+    memory::Memory,
     store::{Blob, Store},
     upstream::{Fetched, Upstream},
 };
-
-/// How many documents of the largest size ([`Limits::document_bytes`]) are held in memory at once. More
-/// smaller ones: those of an install are asked for together.
-const AT_ONCE: u64 = 4;
-
-/// What documents' sizes are counted in.
-const UNIT_BYTES: u64 = 64 * 1024;
 
 /// How long a document may take altogether.
 const WHOLE: Duration = Duration::from_secs(120);
@@ -59,6 +54,12 @@ const POLICY: [HeaderName; 8] = [
     header::SET_COOKIE,
     header::VARY,
 ];
+
+/// What a document is if its registry does not say.
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What clients are told about keeping documents: asking here costs nothing.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// What a document is asked for by.
 #[derive(Debug, Clone)]
@@ -129,8 +130,7 @@ pub(super) struct Documents {
     links: Arc<Links>,
     limits: Limits,
     flights: Flights<Digest, Result<Document, Failure>>,
-    /// Of [`UNIT_BYTES`] each.
-    memory: Semaphore,
+    pub(super) memory: Memory,
     stop: CancellationToken,
 }
 
@@ -143,6 +143,28 @@ impl Wanted {
         let accept = HeaderValue::from_static(self.accept);
         request.headers_mut().insert(header::ACCEPT, accept);
         request
+    }
+
+    /// What is known by the head of the registry's answer alone. What is rewritten has another length and
+    /// another digest than the registry's.
+    fn unseen(&self, fetched: &Fetched) -> Document {
+        let headers = &fetched.head.headers;
+        let len = match self.form {
+            Form::Verbatim => fetched.stated_len(),
+            _ => None,
+        };
+        let content_type = headers.get(header::CONTENT_TYPE).cloned();
+        Document {
+            content: Content {
+                source: Source::Unseen(len),
+                content_type: content_type.unwrap_or(OCTETS),
+                etag: None,
+                modified: modified(headers),
+                cache_control: NO_CACHE,
+            },
+            digest: Digest::of(&[]),
+            served: Served::Upstream,
+        }
     }
 }
 
@@ -161,10 +183,7 @@ impl Documents {
             limits,
             stop,
             flights: Flights::default(),
-            memory: Semaphore::new(
-                usize::try_from(AT_ONCE * units(limits.document_bytes))
-                    .unwrap_or(Semaphore::MAX_PERMITS),
-            ),
+            memory: Memory::new(&limits),
         }
     }
 
@@ -174,26 +193,17 @@ impl Documents {
         wanted: &Wanted,
         anew: bool,
     ) -> Result<Document, Failure> {
-        let identity = format!("{}\n{}\n{}", wanted.url, wanted.accept, self.links.base());
-        let key = Digest::of(identity.as_bytes());
-        let kept = self.load(&key).await;
-        if let Some(kept) = kept {
-            let before = kept
-                .note
-                .policy
-                .before_request(&wanted.request(), SystemTime::now());
-            if !anew && matches!(before, BeforeRequest::Fresh(_)) {
+        let key = self.key(wanted);
+        let kept = match self.load(&key).await {
+            Some(kept) if self.may_serve(&kept, wanted, anew).await => {
                 return Ok(kept.document(Served::Cache));
             }
-            if self.upstream.is_down(&wanted.url).await {
-                tracing::warn!(url = %wanted.url, "served an old copy of a registry's document: the registry was not reachable a moment ago");
-                return Ok(kept.document(Served::Cache));
-            }
-        }
+            kept => kept,
+        };
         let work = || {
             let (documents, wanted, key) = (Arc::clone(self), wanted.clone(), key.clone());
             async move {
-                let renewing = documents.renew(&wanted, &key);
+                let renewing = documents.renew(&wanted, &key, kept);
                 let renewed = documents.stop.run_until_cancelled(renewing).await;
                 renewed.unwrap_or_else(|| Err(Failure::Ended { url: wanted.url }))
             }
@@ -204,6 +214,75 @@ impl Documents {
                 url: wanted.url.clone(),
             })
         })
+    }
+
+    /// What is to be said of the document without its body, which nobody fetches for that.
+    pub(super) async fn head(&self, wanted: &Wanted, anew: bool) -> Result<Document, Failure> {
+        let kept = match self.load(&self.key(wanted)).await {
+            Some(kept) if self.may_serve(&kept, wanted, anew).await => {
+                return Ok(kept.document(Served::Cache));
+            }
+            kept => kept,
+        };
+        let request = wanted.request();
+        let conditions = kept
+            .as_ref()
+            .map(|kept| conditions(&kept.note.policy, &request));
+        let headers = conditions.as_ref().unwrap_or(request.headers());
+        let asked = self.upstream.head(&wanted.url, headers).await;
+        let asked = asked.and_then(|fetched| match fetched.status() {
+            StatusCode::OK | StatusCode::NOT_MODIFIED => Ok(fetched),
+            _ => Err(status(&fetched)),
+        });
+        match (asked, kept) {
+            (Ok(fetched), Some(kept)) if fetched.status() == StatusCode::NOT_MODIFIED => {
+                Ok(kept.document(Served::Upstream))
+            }
+            (Ok(fetched), _) => Ok(wanted.unseen(&fetched)),
+            (Err(failure), Some(kept)) if failure.is_outage() => Ok(kept.document(Served::Cache)),
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    /// The document, if it is kept, however old it is.
+    pub(super) async fn kept(&self, wanted: &Wanted) -> Option<Document> {
+        let kept = self.load(&self.key(wanted)).await?;
+        Some(kept.document(Served::Cache))
+    }
+
+    /// The whole of a document that was served, with its room in memory.
+    pub(super) async fn bytes(&self, source: Source) -> Option<Bytes> {
+        let (file, len) = match source {
+            Source::Bytes(bytes) => return Some(bytes),
+            Source::File(file, len) => (file, len),
+            Source::Growing(..) | Source::Unseen(_) => return None,
+        };
+        let room = self.memory.room(len).await.ok()?;
+        let reading = move || {
+            let mut bytes = vec![0; usize::try_from(len).ok()?];
+            file.read_exact_at(&mut bytes, 0).ok()?;
+            room.hold(bytes).ok()
+        };
+        spawn_blocking(reading).await.ok().flatten()
+    }
+
+    fn key(&self, wanted: &Wanted) -> Digest {
+        let identity = format!("{}\n{}\n{}", wanted.url, wanted.accept, self.links.base());
+        Digest::of(identity.as_bytes())
+    }
+
+    /// Whether what is kept will do.
+    async fn may_serve(&self, kept: &Kept, wanted: &Wanted, anew: bool) -> bool {
+        let policy = &kept.note.policy;
+        let before = policy.before_request(&wanted.request(), SystemTime::now());
+        if !anew && matches!(before, BeforeRequest::Fresh(_)) {
+            return true;
+        }
+        let is_down = self.upstream.is_down(&wanted.url).await;
+        if is_down {
+            tracing::warn!(url = %wanted.url, "served an old copy of a registry's document: the registry was not reachable a moment ago");
+        }
+        is_down
     }
 
     async fn load(&self, key: &Digest) -> Option<Kept> {
@@ -218,8 +297,12 @@ impl Documents {
     }
 
     /// Asks the registry, with what is kept as the fallback.
-    async fn renew(&self, wanted: &Wanted, key: &Digest) -> Result<Document, Failure> {
-        let kept = self.load(key).await;
+    async fn renew(
+        &self,
+        wanted: &Wanted,
+        key: &Digest,
+        kept: Option<Kept>,
+    ) -> Result<Document, Failure> {
         let asked = timeout(WHOLE, self.ask(wanted, key, kept.as_ref())).await;
         let asked = asked.unwrap_or_else(|_| {
             Err(Failure::Slow {
@@ -264,7 +347,7 @@ impl Documents {
                 let after = kept.note.policy.after_response(&request, &response, now);
                 if let AfterResponse::NotModified(policy, _) = after {
                     let note = kept.note.with(policy);
-                    self.keep(key, None, note, &wanted.url).await;
+                    self.keep(key, None, &note, &wanted.url).await;
                     return Ok(None);
                 }
                 // It speaks of something else than what is kept.
@@ -287,16 +370,12 @@ impl Documents {
         if fetched.status() != StatusCode::OK {
             return Err(status(&fetched));
         }
-        let most = self.limits.document_bytes;
-        let units = units(fetched.stated_len().unwrap_or(most).min(most));
-        let memory = self
-            .memory
-            .acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
-        let Ok(_memory) = memory.await else {
-            return Err(Failure::Busy {
-                url: fetched.url.clone(),
-            });
+        let busy = |_| Failure::Busy {
+            url: wanted.url.clone(),
         };
+        let most = self.limits.document_bytes;
+        let len = fetched.stated_len().unwrap_or(most).min(most);
+        let room = self.memory.room(len).await.map_err(busy)?;
         let body = fetched.whole(most).await?;
         let content_type = fetched.head.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -306,8 +385,8 @@ impl Documents {
         let (links, form, url) = (Arc::clone(&self.links), wanted.form, fetched.url.clone());
         let said = content_type.clone();
         let rewriting = move || {
-            let body = links.rewrite(form, &url, &said, body)?;
-            let body = Bytes::from(body);
+            let mut body = links.rewrite(form, &url, &said, body)?;
+            body.shrink_to_fit();
             Ok::<_, String>((Digest::of(&body), body))
         };
         let broke = |why: String| Failure::Unusable {
@@ -318,6 +397,7 @@ impl Documents {
         let (digest, body) = rewritten
             .map_err(|error| broke(error.to_string()))?
             .map_err(broke)?;
+        let body = room.hold(body).map_err(busy)?;
 
         let response = explicit(&fetched, Some(wanted.fresh_for));
         let policy = CachePolicy::new_options(request, &response, SystemTime::now(), options());
@@ -328,40 +408,47 @@ impl Documents {
             content_type,
             modified: modified(&fetched.head.headers),
         };
-        let source = Source::Bytes(body.clone());
-        let document = note.document(source, digest.clone(), Served::Upstream);
-        if storable {
-            self.keep(key, Some((digest, body)), note, &wanted.url)
-                .await;
-        }
-        Ok(document)
+        let stored = if storable {
+            let body = Some((digest.clone(), body.clone()));
+            self.keep(key, body, &note, &wanted.url).await
+        } else {
+            None
+        };
+        // A client may read it slowly, and the bytes' room is everybody's.
+        let source = match stored {
+            Some(blob) => Source::File(Arc::new(blob.file), blob.len),
+            None => Source::Bytes(body),
+        };
+        Ok(note.document(source, digest, Served::Upstream))
     }
 
-    /// Keeps a document if it can be kept; that it cannot is only logged.
-    async fn keep(&self, key: &Digest, body: Option<(Digest, Bytes)>, note: Note, url: &Url) {
-        let (store, key, url) = (Arc::clone(&self.store), key.clone(), url.clone());
+    /// Keeps a document if it can be kept, and gives its body as it is kept; that it cannot is only logged.
+    async fn keep(
+        &self,
+        key: &Digest,
+        body: Option<(Digest, Bytes)>,
+        note: &Note,
+        url: &Url,
+    ) -> Option<Blob> {
+        let (store, key, modified) = (Arc::clone(&self.store), key.clone(), note.modified);
+        let note = serde_json::to_vec(note).ok()?;
         let keeping = move || {
-            let len = body.as_ref().map(|(_, body)| body.len());
-            if !store.has_room(len.and_then(|len| u64::try_from(len).ok())) {
-                return;
-            }
-            let keep = || {
-                if let Some((digest, body)) = body {
-                    let mut temp = store.temp()?;
-                    temp.write_all(&body)?;
-                    store.keep_blob(temp, &digest, note.modified)?;
-                }
-                store.keep_document(&key, &serde_json::to_vec(&note)?)
+            let Some((digest, body)) = body else {
+                return (store.keep_document(&key, &note), None);
             };
-            if let Err(error) = keep() {
-                tracing::debug!(%url, "a registry's document was not kept");
-                store.pause("cannot be written to", &error);
-            }
-            if store.is_due() {
-                store.sweep();
-            }
+            let Some(mut temp) = store.begin(u64::try_from(body.len()).ok()) else {
+                return (false, None);
+            };
+            let is_kept = store.write(&mut temp, &body).is_ok()
+                && store.keep_blob(temp, &digest, modified)
+                && store.keep_document(&key, &note);
+            (is_kept, store.blob(&digest))
         };
-        let _ = spawn_blocking(keeping).await;
+        let (is_kept, blob) = spawn_blocking(keeping).await.unwrap_or((false, None));
+        if !is_kept {
+            tracing::debug!(%url, "a registry's document was not kept");
+        }
+        blob
     }
 }
 
@@ -376,14 +463,12 @@ impl Note {
     }
 
     fn document(&self, source: Source, digest: Digest, served: Served) -> Document {
-        let octets = HeaderValue::from_static("application/octet-stream");
         let content = Content {
             source,
-            content_type: HeaderValue::from_str(&self.content_type).unwrap_or(octets),
+            content_type: HeaderValue::from_str(&self.content_type).unwrap_or(OCTETS),
             etag: Some(digest.hex().to_owned()),
             modified: self.modified,
-            // Asking here costs nothing.
-            cache_control: HeaderValue::from_static("no-cache"),
+            cache_control: NO_CACHE,
         };
         Document {
             content,
@@ -401,10 +486,6 @@ impl Kept {
         let digest = digest.unwrap_or_else(|| Digest::of(&[]));
         self.note.document(source, digest, served)
     }
-}
-
-fn units(bytes: u64) -> u64 {
-    bytes / UNIT_BYTES + 1
 }
 
 fn options() -> CacheOptions {

@@ -8,13 +8,15 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
+
+use crate::lock::lock;
 
 type Waiting<T> = Shared<BoxFuture<'static, Option<T>>>;
 
@@ -36,7 +38,7 @@ struct Landing<K: Eq + Hash, T: Clone> {
 
 impl<K: Eq + Hash, T: Clone> Drop for Landing<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = lock(&self.flights);
         flights.remove(&self.key);
     }
 }
@@ -54,7 +56,7 @@ where
         F: Future<Output = T> + Send + 'static,
     {
         let waiting = {
-            let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut flights = lock(&self.0);
             if let Some(waiting) = flights.get(key) {
                 waiting.clone()
             } else {

@@ -6,7 +6,9 @@
 //! pip and npm are pointed at it as their index, on the guest's own loopback; apt uses it as its proxy. It
 //! asks the registries itself, so that no TLS is intercepted. [`route`] says what a request is for,
 //! [`document`] keeps what changes (indexes, by HTTP's caching rules), [`artefact`] what does not (packages,
-//! by the digest their index states), both in the one [`store`]. [`links`] makes indexes lead here.
+//! by the digest their index states), both in the one [`store`]. [`links`] makes indexes lead here, [`head`]
+//! answers without a body. What documents take up of memory is bounded by [`memory`], what all takes up of the
+//! disk by [`space`].
 //!
 //! Invariants: nothing is kept, or given out to its last byte, under a digest it does not have. Only
 //! recorded registries are asked. What a guest sends chooses among addresses of registries, never a file
@@ -19,16 +21,19 @@ mod digest;
 mod document;
 mod failure;
 mod flights;
+mod head;
 mod links;
+mod memory;
 mod npm;
 mod pypi;
 mod route;
+mod space;
 mod store;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::ready, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -46,7 +51,7 @@ use answer::Content;
 use apt::Tables;
 use artefact::{Artefact, Downloads};
 use digest::Digest;
-use document::{Documents, Wanted};
+use document::{Document, Documents, Wanted};
 use failure::Failure;
 use links::Links;
 use route::{Apt, AptKind, Route};
@@ -71,7 +76,7 @@ pub struct MirrorOptions {
 /// What is too much, or too slow.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Most bytes of a document, which is held in memory (four at once).
+    /// Most bytes of a document, which is taken in whole: at most four times as many are held in memory.
     pub document_bytes: u64,
     /// How long a registry may take to answer, connecting and redirects included. pip gives up after 15
     /// seconds, and then nobody would read why.
@@ -112,6 +117,7 @@ pub struct Failed(pub String);
 /// The mirror. Dropping it ends its downloads.
 pub struct Mirror {
     links: Arc<Links>,
+    upstream: Arc<Upstream>,
     documents: Arc<Documents>,
     downloads: Downloads,
     tables: Tables,
@@ -145,9 +151,11 @@ impl Mirror {
             limits,
             stop.clone(),
         );
-        let downloads = Downloads::new(Arc::clone(&store), upstream, limits, stop.clone());
+        let (kept, asked) = (Arc::clone(&store), Arc::clone(&upstream));
+        let downloads = Downloads::new(kept, asked, limits, stop.clone());
         Self {
             links,
+            upstream,
             documents: Arc::new(documents),
             downloads,
             tables: Tables::new(store, stop.clone()),
@@ -167,18 +175,19 @@ impl Mirror {
     ///
     /// Cancel-safe: a download goes on for a moment, for whoever else waits for it.
     pub async fn serve<B>(&self, request: Request<B>) -> Response<Body> {
-        let (parts, _) = request.into_parts();
-        let mut response = match Route::of(&self.links, &parts) {
-            Some(route) => self
-                .answer(&route, &parts.headers)
-                .await
-                .unwrap_or_else(|failure| answer::failed(&failure, is_npm(&parts))),
-            None => unknown(&parts),
+        let (mut parts, _) = request.into_parts();
+        let Some(route) = Route::of(&self.links, &parts) else {
+            return without_body(&parts, unknown(&parts));
         };
-        if parts.method == Method::HEAD {
-            *response.body_mut() = answer::empty();
-        }
-        response
+        let answered = if parts.method == Method::HEAD {
+            // Only a GET has ranges (RFC 9110, 14.2).
+            parts.headers.remove(header::RANGE);
+            self.head(&route, &parts.headers).await
+        } else {
+            self.answer(&route, &parts.headers).await
+        };
+        let failed = |failure| answer::failed(&failure, is_npm(&parts));
+        without_body(&parts, answered.unwrap_or_else(failed))
     }
 
     async fn answer(&self, route: &Route, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
@@ -215,17 +224,7 @@ impl Mirror {
 
     /// Past the store, with the client's own conditions.
     async fn pass(&self, url: &Url, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
-        let mut passed = HeaderMap::new();
-        for name in [
-            header::RANGE,
-            header::IF_RANGE,
-            header::IF_MODIFIED_SINCE,
-            header::IF_NONE_MATCH,
-        ] {
-            if let Some(value) = headers.get(&name) {
-                passed.insert(name, value.clone());
-            }
-        }
+        let passed = conditions(headers);
         let artefact = self.downloads.pass(url, &passed, None).await?;
         Ok(artefact_response(artefact, None, headers))
     }
@@ -233,8 +232,12 @@ impl Mirror {
     /// The digest that a package's document states for the tarball at `url`.
     async fn stated(&self, wanted: &Wanted, url: &Url) -> Option<Digest> {
         let document = self.documents.get(wanted, false).await.ok()?;
-        let body = http_body_util::BodyExt::collect(document.content.source.body(None));
-        let body = body.await.ok()?.to_bytes();
+        self.digest_in(document, url).await
+    }
+
+    /// The digest that `document` states for the tarball at `url`.
+    async fn digest_in(&self, document: Document, url: &Url) -> Option<Digest> {
+        let body = self.documents.bytes(document.content.source).await?;
         let (links, url) = (Arc::clone(&self.links), url.clone());
         let search = move || npm::digest_of(&links, &body, &url);
         tokio::task::spawn_blocking(search).await.ok().flatten()
@@ -244,10 +247,14 @@ impl Mirror {
         match &apt.kind {
             AptKind::Hashed(digest, is_list) => {
                 let artefact = self.downloads.get(digest, &apt.url).await?;
-                // What is kept may be anything of that digest, from anywhere: only what comes from here now
-                // is a list of this repository.
-                if let (true, Artefact::Kept(source, _, Served::Upstream)) = (is_list, &artefact) {
-                    self.tables.learn(&apt.repository, digest, source.clone());
+                if let (true, Artefact::Kept(source, _, served)) = (is_list, &artefact) {
+                    let (list, is_new) = (source.clone(), *served == Served::Upstream);
+                    let len = list.len();
+                    let (upstream, url) = (Arc::clone(&self.upstream), apt.url.clone());
+                    // What is kept may be anything of that digest, from anywhere: a list of this repository is
+                    // what comes from there now, or what it still has under that digest.
+                    let is_theirs = async move { is_new || has(&upstream, &url, len).await };
+                    self.tables.learn(&apt.repository, digest, list, is_theirs);
                 }
                 Ok(artefact_response(artefact, Some(digest), headers))
             }
@@ -267,12 +274,46 @@ impl Mirror {
                 };
                 if *is_list {
                     let source = document.content.source.clone();
-                    self.tables.learn(&apt.repository, &document.digest, source);
+                    let (repository, digest) = (&apt.repository, &document.digest);
+                    self.tables.learn(repository, digest, source, ready(true));
                 }
                 Ok(answer::respond(headers, document.content, document.served))
             }
         }
     }
+}
+
+/// Whether a registry has something of that length at `url` now. One that has a page for everything does not
+/// have it in that length.
+async fn has(upstream: &Upstream, url: &Url, len: Option<u64>) -> bool {
+    let head = upstream.head(url, &HeaderMap::new()).await;
+    head.is_ok_and(|head| {
+        head.status() == StatusCode::OK && len.is_some() && head.stated_len() == len
+    })
+}
+
+/// The conditions, and the range, under which a client wants something.
+fn conditions(headers: &HeaderMap) -> HeaderMap {
+    let mut conditions = HeaderMap::new();
+    for name in [
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_MODIFIED_SINCE,
+        header::IF_NONE_MATCH,
+    ] {
+        if let Some(value) = headers.get(&name) {
+            conditions.insert(name, value.clone());
+        }
+    }
+    conditions
+}
+
+/// `response` as the request's method has it.
+fn without_body(parts: &Parts, mut response: Response<Body>) -> Response<Body> {
+    if parts.method == Method::HEAD {
+        *response.body_mut() = answer::empty();
+    }
+    response
 }
 
 /// Whether a client will not have anything that is kept. pip's `max-age=0` is its habit, not a wish.

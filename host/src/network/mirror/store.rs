@@ -8,27 +8,28 @@
 //! file holds it open, so that it may be removed meanwhile. A file's access time is set here and is when
 //! it was last served, by which the oldest go first; its modification time is the registry's.
 //!
-//! All calls block on the local file system, for a moment each except [`Store::sweep`].
+//! A file has its room before it has its bytes ([`super::space`]): what is under way counts for the folder's
+//! bound and for what is left free on the disk. What other servers add is seen at the next look.
+//!
+//! All calls block on the local file system, for a moment each, but where the whole folder is looked at.
 
 use std::{
     fs::{self, DirBuilder, File, FileTimes},
-    io,
+    io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Mutex,
     time::{Duration, Instant, SystemTime},
 };
 
 use tempfile::NamedTempFile;
 use walkdir::WalkDir;
 
-use super::digest::{Algorithm, Digest};
-
-/// Left free on the disk for everything else: without it machines' disks would fill up.
-const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+use super::{
+    digest::{Algorithm, Digest},
+    space::{NoSpace, Share, Space},
+};
+use crate::lock::lock;
 
 /// How old what a killed server left half written must be. A download that still grows is younger.
 const TEMP_AGE: Duration = Duration::from_secs(60 * 60);
@@ -37,7 +38,7 @@ const TEMP_AGE: Duration = Duration::from_secs(60 * 60);
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// What a file counts at least: its place in the folder costs something, too.
-const FILE_BYTES: u64 = 4096;
+pub(super) const FILE_BYTES: u64 = 4096;
 
 /// Where half-written files are.
 const TEMP: &str = "temp";
@@ -50,10 +51,9 @@ const TABLES: &str = "tables";
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    max_bytes: u64,
-    /// Added since the last sweep.
-    added: AtomicU64,
-    sweeping: AtomicBool,
+    space: Space,
+    /// Held by who looks at the whole folder.
+    sweeping: Mutex<()>,
     paused: Mutex<Option<Instant>>,
 }
 
@@ -66,15 +66,27 @@ pub(super) struct Blob {
     pub(super) modified: SystemTime,
 }
 
+/// A half-written file, with the room that it takes up. Both are given back if it is dropped.
+#[derive(Debug)]
+pub(super) struct Temp {
+    file: NamedTempFile,
+    share: Share,
+}
+
+impl Temp {
+    /// The same file, to be read while it grows.
+    pub(super) fn reader(&self) -> io::Result<File> {
+        self.file.reopen()
+    }
+}
+
 impl Store {
     /// A folder that cannot be made is no error: it is tried again, and until then nothing is kept.
     pub(super) fn open(dir: PathBuf, max_bytes: u64) -> Self {
         let store = Self {
             dir,
-            max_bytes,
-            // The first file that is kept looks how full the folder is.
-            added: AtomicU64::new(max_bytes),
-            sweeping: AtomicBool::new(false),
+            space: Space::new(max_bytes),
+            sweeping: Mutex::new(()),
             paused: Mutex::new(None),
         };
         if let Err(error) = store.prepare() {
@@ -92,41 +104,42 @@ impl Store {
     }
 
     /// Keeps nothing for a while, and says why.
-    pub(super) fn pause(&self, what: &str, error: &io::Error) {
+    fn pause(&self, what: &str, error: &io::Error) {
         tracing::warn!(folder = %self.dir.display(), %error, "the package cache {what}; packages are passed through without being kept");
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        *paused = Some(Instant::now());
+        *lock(&self.paused) = Some(Instant::now());
     }
 
-    /// Whether a file of `len` bytes, if that is known, can be kept now.
-    pub(super) fn has_room(&self, len: Option<u64>) -> bool {
-        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        if paused.is_some_and(|since| since.elapsed() < PAUSE) {
-            return false;
-        }
-        drop(paused);
-        // One file must not push everything else out.
-        let len = len.unwrap_or(0);
-        if len > self.max_bytes / 2 {
-            return false;
-        }
-        match nix::sys::statvfs::statvfs(&self.dir) {
-            Ok(stat) => {
-                let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-                let room = free > len.saturating_add(RESERVE_BYTES);
-                if !room {
-                    self.pause("has no room left", &io::ErrorKind::StorageFull.into());
-                }
-                room
-            }
-            // Creating a file tells what is wrong.
-            Err(_) => true,
-        }
+    fn is_paused(&self) -> bool {
+        lock(&self.paused).is_some_and(|since| since.elapsed() < PAUSE)
+    }
+
+    /// Whether a file whose length is not known yet can be begun.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_paused() && self.take(0).is_ok()
     }
 
     /// The largest file that is kept.
     pub(super) fn largest(&self) -> u64 {
-        self.max_bytes / 2
+        self.space.largest()
+    }
+
+    /// Room for `bytes` more. If there is none in the folder, what was not used for the longest goes.
+    fn take(&self, bytes: u64) -> Result<Share, NoSpace> {
+        let mut taken = self.space.take(&self.dir, bytes);
+        if let Err(NoSpace::Folder) = taken {
+            let sweeping = lock(&self.sweeping);
+            // Whoever swept meanwhile may have made enough.
+            taken = self.space.take(&self.dir, bytes);
+            if let Err(NoSpace::Folder) = taken {
+                self.sweep(bytes);
+                taken = self.space.take(&self.dir, bytes);
+            }
+            drop(sweeping);
+        }
+        if let Err(NoSpace::Disk) = taken {
+            self.pause("has no room left", &io::ErrorKind::StorageFull.into());
+        }
+        taken
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -147,37 +160,82 @@ impl Store {
         })
     }
 
-    /// A new half-written file. It is removed if it is dropped.
-    pub(super) fn temp(&self) -> io::Result<NamedTempFile> {
-        self.prepare()?;
-        NamedTempFile::new_in(self.dir.join(TEMP))
+    /// A new half-written file with room for `len` bytes, if that is known, and else for what is written to
+    /// it. None if it cannot be kept now.
+    pub(super) fn begin(&self, len: Option<u64>) -> Option<Temp> {
+        if self.is_paused() {
+            return None;
+        }
+        let share = self.take(len.unwrap_or(0).max(FILE_BYTES)).ok()?;
+        let file = self
+            .prepare()
+            .and_then(|()| NamedTempFile::new_in(self.dir.join(TEMP)));
+        let file = file.inspect_err(|error| self.pause("cannot be written to", error));
+        Some(Temp {
+            file: file.ok()?,
+            share,
+        })
     }
 
-    /// Keeps `temp`, whose content is verified to be that of `digest`.
+    /// Writes `bytes` to the end of `temp`.
+    ///
+    /// # Errors
+    ///
+    /// The disk's, or that there is no room for them. Nothing is kept for a while then.
+    pub(super) fn write(&self, temp: &mut Temp, bytes: &[u8]) -> io::Result<()> {
+        let written = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let missing = temp.share.missing(written);
+        let room = match missing {
+            0 => Ok(()),
+            missing => self.take(missing).map(|more| temp.share.join(more)),
+        };
+        let outcome = match room {
+            Ok(()) => temp.file.write_all(bytes),
+            Err(error) => Err(io::Error::new(io::ErrorKind::StorageFull, error)),
+        };
+        outcome.inspect_err(|error| self.pause("cannot be written to", error))?;
+        temp.share.wrote(written);
+        Ok(())
+    }
+
+    /// Keeps `temp`, whose content is verified to be that of `digest`, and says whether it is kept.
     pub(super) fn keep_blob(
         &self,
-        temp: NamedTempFile,
+        temp: Temp,
         digest: &Digest,
         modified: Option<SystemTime>,
-    ) -> io::Result<()> {
-        if let Some(modified) = modified {
+    ) -> bool {
+        let dated = modified.map_or(Ok(()), |modified| {
             let times = FileTimes::new()
                 .set_accessed(SystemTime::now())
                 .set_modified(modified);
-            temp.as_file().set_times(times)?;
-        }
-        self.publish(temp, &self.blob_path(digest))
+            temp.file.as_file().set_times(times)
+        });
+        let path = self.blob_path(digest);
+        self.settle(dated.and_then(|()| self.publish(temp, &path)))
     }
 
-    fn publish(&self, temp: NamedTempFile, path: &Path) -> io::Result<()> {
+    /// Whether something was kept. If it could not be, nothing is for a while.
+    fn settle(&self, outcome: io::Result<()>) -> bool {
+        let outcome = outcome.inspect_err(|error| self.pause("cannot be written to", error));
+        if self.space.is_due()
+            && let Ok(_sweeping) = self.sweeping.try_lock()
+        {
+            self.sweep(0);
+        }
+        outcome.is_ok()
+    }
+
+    fn publish(&self, temp: Temp, path: &Path) -> io::Result<()> {
         if let Some(parent) = path.parent() {
             private_dir(parent)?;
         }
+        let Temp { file, share } = temp;
         // Else a file could be there after a power cut, but empty.
-        temp.as_file().sync_data()?;
-        let len = temp.as_file().metadata()?.len();
-        temp.persist(path).map_err(|error| error.error)?;
-        self.added.fetch_add(len.max(FILE_BYTES), Ordering::Relaxed);
+        file.as_file().sync_data()?;
+        let len = file.as_file().metadata()?.len();
+        file.persist(path).map_err(|error| error.error)?;
+        share.keep(len.max(FILE_BYTES));
         Ok(())
     }
 
@@ -190,8 +248,9 @@ impl Store {
         Some(note)
     }
 
-    pub(super) fn keep_document(&self, key: &Digest, note: &[u8]) -> io::Result<()> {
-        self.write(&self.dir.join(DOCUMENTS).join(key.hex()), note)
+    /// Keeps it, and says whether it is kept.
+    pub(super) fn keep_document(&self, key: &Digest, note: &[u8]) -> bool {
+        self.keep(&self.dir.join(DOCUMENTS).join(key.hex()), note)
     }
 
     /// Where the tables of a repository are.
@@ -199,34 +258,28 @@ impl Store {
         self.dir.join(TABLES).join(repository.hex())
     }
 
-    /// Keeps one of them, by its name: the digest of the index that it was made of, in hexadecimal.
-    pub(super) fn keep_table(
-        &self,
-        repository: &Digest,
-        name: &str,
-        table: &[u8],
-    ) -> io::Result<()> {
-        self.write(&self.tables(repository).join(name), table)
+    /// Keeps one of them, by its name: the digest of the index that it was made of, in hexadecimal. Says
+    /// whether it is kept.
+    pub(super) fn keep_table(&self, repository: &Digest, name: &str, table: &[u8]) -> bool {
+        self.keep(&self.tables(repository).join(name), table)
     }
 
-    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut temp = self.temp()?;
-        io::Write::write_all(&mut temp, content)?;
-        self.publish(temp, path)
+    fn keep(&self, path: &Path, content: &[u8]) -> bool {
+        let Some(mut temp) = self.begin(u64::try_from(content.len()).ok()) else {
+            return false;
+        };
+        if self.write(&mut temp, content).is_err() {
+            return false;
+        }
+        self.settle(self.publish(temp, path))
     }
 
-    /// Whether so much was added that [`Store::sweep`] should run. If it says so, the caller must call it.
-    pub(super) fn is_due(&self) -> bool {
-        let due = self.added.load(Ordering::Relaxed) > self.max_bytes / 32;
-        due && !self.sweeping.swap(true, Ordering::AcqRel)
-    }
-
-    /// Removes leftovers, and what was not used for the longest until the folder is within its bound.
-    /// Reads the whole folder.
-    pub(super) fn sweep(&self) {
-        self.added.store(0, Ordering::Relaxed);
+    /// Looks at the whole folder and removes leftovers, and what was not used for the longest until there is
+    /// room for `bytes` more beside what is under way. One at a time.
+    fn sweep(&self, bytes: u64) {
+        self.space.look();
         let mut files = Vec::new();
-        let mut total: u64 = 0;
+        let (mut total, mut half_written): (u64, u64) = (0, 0);
         let now = SystemTime::now();
         for entry in WalkDir::new(&self.dir).follow_links(false) {
             // Another server may be removing it.
@@ -237,21 +290,24 @@ impl Store {
             if !metadata.is_file() || !self.is_ours(entry.path()) {
                 continue;
             }
-            let used = metadata.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
             if entry.path().starts_with(self.dir.join(TEMP)) {
                 let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                if now.duration_since(written).is_ok_and(|age| age > TEMP_AGE) {
-                    let _ = fs::remove_file(entry.path());
+                let is_old = now.duration_since(written).is_ok_and(|age| age > TEMP_AGE);
+                if !is_old || fs::remove_file(entry.path()).is_err() {
+                    half_written = half_written.saturating_add(metadata.len());
                 }
                 continue;
             }
+            let used = metadata.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
             let len = metadata.len().max(FILE_BYTES);
             total = total.saturating_add(len);
             files.push((used, len, entry.into_path()));
         }
-        if total > self.max_bytes {
+        let others = half_written.saturating_sub(self.space.written());
+        let most = self.space.most_kept(bytes).saturating_sub(others);
+        if total > most {
             // Some room below the bound, so that not every new file leads here.
-            let wanted = self.max_bytes - self.max_bytes / 16;
+            let wanted = most.saturating_sub(self.space.max_bytes() / 16);
             files.sort_unstable();
             let mut removed: u32 = 0;
             for (_, len, path) in files {
@@ -265,7 +321,7 @@ impl Store {
             }
             tracing::info!(folder = %self.dir.display(), removed, bytes = total, "removed packages that were not used for the longest");
         }
-        self.sweeping.store(false, Ordering::Release);
+        self.space.looked(total.saturating_add(others));
     }
 
     /// The folder is the operator's choice, and may hold other things.
@@ -289,21 +345,27 @@ fn private_dir(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
     fn keep(store: &Store, content: &[u8], used: SystemTime) -> Digest {
-        let mut temp = store.temp().expect("a file");
-        temp.write_all(content).expect("written");
+        let mut temp = store.begin(None).expect("a file");
+        store.write(&mut temp, content).expect("written");
         let digest = Digest::of(content);
-        store
-            .keep_blob(temp, &digest, Some(SystemTime::UNIX_EPOCH))
-            .expect("kept");
+        assert!(store.keep_blob(temp, &digest, Some(SystemTime::UNIX_EPOCH)));
         let file = File::open(store.blob_path(&digest)).expect("there");
         file.set_times(FileTimes::new().set_accessed(used))
             .expect("set");
         digest
+    }
+
+    fn size(dir: &Path) -> u64 {
+        let entries = WalkDir::new(dir).into_iter().filter_map(Result::ok);
+        let files = entries.filter(|entry| entry.file_type().is_file());
+        files
+            .map(|file| file.metadata().expect("there").len())
+            .sum()
     }
 
     #[test]
@@ -311,22 +373,21 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path().join("packages"), 64 * 1024);
         let now = SystemTime::now();
+        let first = keep(&store, &[100; 8000], now - Duration::from_secs(2000));
         let kept: Vec<Digest> = (0..20_u8)
             .map(|i| {
+                assert!(store.blob(&first).is_some(), "and is now the newest");
                 let age = Duration::from_secs(1000 - u64::from(i));
-                keep(&store, &[i; 8000], now - age)
+                let digest = keep(&store, &[i; 8000], now - age);
+                assert!(size(store.dir()) <= 64 * 1024, "never above its bound");
+                digest
             })
             .collect();
-        let first = kept.first().expect("twenty");
-        assert!(store.blob(first).is_some(), "and is now the newest");
-        assert!(store.is_due());
-        assert!(!store.is_due(), "one sweep at a time");
-        store.sweep();
-        assert!(store.blob(first).is_some());
-        let gone = kept.iter().filter(|digest| store.blob(digest).is_none());
-        assert_eq!(gone.count(), 13, "7 of 8000 bytes are below 60 KiB");
-        assert!(store.blob(kept.last().expect("twenty")).is_some());
-        assert!(!store.is_due());
+        assert!(store.blob(&first).is_some());
+        let there: Vec<bool> = kept.iter().map(|one| store.blob(one).is_some()).collect();
+        let gone = there.iter().filter(|there| !**there).count();
+        assert!((12..=15).contains(&gone), "{there:?}");
+        assert!(there.is_sorted(), "the oldest went: {there:?}");
     }
 
     #[test]
@@ -357,7 +418,7 @@ mod tests {
             let file = File::options().write(true).open(path).expect("there");
             file.set_times(times).expect("set");
         }
-        store.sweep();
+        store.sweep(0);
         assert!(!old.exists() && young.exists() && foreign.exists());
     }
 
@@ -367,15 +428,76 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "in the way").expect("written");
         let store = Store::open(path, 1 << 20);
-        assert!(!store.has_room(Some(1)));
-        assert!(store.temp().is_err());
+        assert!(!store.has_room() && store.begin(Some(1)).is_none());
     }
 
     #[test]
-    fn one_file_does_not_push_all_others_out() {
+    fn what_is_under_way_does_not_push_all_else_out() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path().to_owned(), 1 << 20);
-        assert!(store.has_room(Some(1 << 19)) && store.has_room(None));
-        assert!(!store.has_room(Some((1 << 19) + 1)));
+        assert!(store.begin(Some((1 << 19) + 1)).is_none(), "one");
+        let largest = store.begin(Some(1 << 19));
+        assert!(largest.is_some() && store.has_room());
+        assert!(store.begin(Some(1)).is_none(), "or several");
+        drop(largest);
+        assert!(store.begin(Some(1)).is_some());
+    }
+
+    #[test]
+    fn downloads_under_way_count_for_the_bound() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path().to_owned(), 1 << 20);
+        for i in 0..15_u8 {
+            keep(&store, &[i; 64 * 1024], SystemTime::now());
+        }
+        assert_eq!(size(dir.path()), 15 << 16);
+        let mut under_way: Vec<Temp> = (0..8).filter_map(|_| store.begin(Some(1 << 16))).collect();
+        assert_eq!(under_way.len(), 8);
+        assert!(size(dir.path()) <= 8 << 16, "they have room");
+        for temp in &mut under_way {
+            store.write(temp, &[1; 1 << 16]).expect("room");
+            assert!(size(dir.path()) <= 1 << 20);
+        }
+        assert!(store.begin(Some(1 << 16)).is_none());
+        // Given back when it is kept, and when it is dropped.
+        let temp = under_way.pop().expect("eight");
+        assert!(store.keep_blob(temp, &Digest::of(b"x"), None));
+        under_way.pop();
+        assert_eq!(
+            (0..3)
+                .map_while(|_| store.begin(Some(1 << 16)))
+                .collect::<Vec<_>>()
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_download_of_unknown_length_takes_room_as_it_grows() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path().to_owned(), 1 << 20);
+        let mut temp = store.begin(None).expect("room");
+        for _ in 0..8 {
+            store.write(&mut temp, &[7; 1 << 16]).expect("room");
+        }
+        assert!(store.begin(Some(1)).is_none(), "it has all there is");
+        let full = store.write(&mut temp, b"x").expect_err("no room");
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert!(!store.has_room(), "nothing is kept for a while");
+        drop(temp);
+        assert_eq!(store.space.written(), 0);
+    }
+
+    #[test]
+    fn what_another_server_writes_counts_at_the_next_look() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let one = Store::open(dir.path().to_owned(), 1 << 20);
+        let other = Store::open(dir.path().to_owned(), 1 << 20);
+        let mut temp = other.begin(Some(1 << 19)).expect("room");
+        other.write(&mut temp, &[7; 1 << 19]).expect("room");
+        for i in 0..16_u8 {
+            keep(&one, &[i; 64 * 1024], SystemTime::now());
+        }
+        assert!(size(dir.path()) <= (1 << 20) + (1 << 15));
     }
 }

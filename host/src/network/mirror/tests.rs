@@ -6,6 +6,8 @@
 mod apt;
 mod bad;
 mod good;
+mod head;
+mod held;
 
 use std::{
     path::Path,
@@ -73,6 +75,12 @@ impl Upstream {
     fn paths(&self) -> Vec<String> {
         let asked = self.asked.lock().expect("whole");
         asked.iter().map(|parts| parts.uri.to_string()).collect()
+    }
+
+    /// The methods that it was asked by.
+    fn methods(&self) -> Vec<String> {
+        let asked = self.asked.lock().expect("whole");
+        asked.iter().map(|parts| parts.method.to_string()).collect()
     }
 
     fn header(&self, request: usize, name: &str) -> Option<String> {
@@ -145,7 +153,11 @@ fn path(link: &str) -> &str {
 }
 
 async fn ask(mirror: &Mirror, uri: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut request = Request::builder().uri(uri);
+    ask_by("GET", mirror, uri, headers).await
+}
+
+async fn ask_by(method: &str, mirror: &Mirror, uri: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

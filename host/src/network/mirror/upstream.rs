@@ -11,7 +11,7 @@ use std::{collections::HashMap, error::Error, io, pin::Pin, sync::Arc, time::Dur
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
     body::Incoming,
     header::{self, HeaderValue},
     http::response,
@@ -102,6 +102,20 @@ impl Upstream {
 
     /// Asks, and follows redirects. Any status is an answer. Dropping it ends the request.
     pub(super) async fn get(&self, url: &Url, headers: &HeaderMap) -> Result<Fetched, Failure> {
+        self.ask(&Method::GET, url, headers).await
+    }
+
+    /// The same without the body.
+    pub(super) async fn head(&self, url: &Url, headers: &HeaderMap) -> Result<Fetched, Failure> {
+        self.ask(&Method::HEAD, url, headers).await
+    }
+
+    async fn ask(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Fetched, Failure> {
         let permit = timeout(
             self.limits.answer,
             Arc::clone(&self.permits).acquire_owned(),
@@ -110,7 +124,7 @@ impl Upstream {
             return Err(Failure::Busy { url: url.clone() });
         };
         let mut connection = None;
-        let asked = self.follow(url, headers, &mut connection);
+        let asked = self.follow(method, url, headers, &mut connection);
         let asked = timeout(self.limits.answer, asked).await;
         let asked = asked.unwrap_or_else(|_| {
             Err(Failure::Slow {
@@ -146,13 +160,14 @@ impl Upstream {
 
     async fn follow(
         &self,
+        method: &Method,
         first: &Url,
         headers: &HeaderMap,
         connection: &mut Option<CaptureConnection>,
     ) -> Result<(Response<Incoming>, Url), Failure> {
         let mut url = first.clone();
         for _ in 0..=REDIRECTS {
-            let response = self.once(&url, headers, connection).await?;
+            let response = self.once(method, &url, headers, connection).await?;
             let status = response.status();
             let location = response.headers().get(header::LOCATION);
             let Some(location) = location.filter(|_| status.is_redirection()) else {
@@ -163,7 +178,7 @@ impl Upstream {
                 .filter(|next| self.may_follow(first, next))
                 .ok_or_else(|| Failure::Redirect {
                     url: url.clone(),
-                    to: String::from_utf8_lossy(location.as_bytes()).into_owned(),
+                    to: shown(location),
                 })?;
         }
         let why = format!("it redirects more than {REDIRECTS} times");
@@ -186,6 +201,7 @@ impl Upstream {
 
     async fn once(
         &self,
+        method: &Method,
         url: &Url,
         headers: &HeaderMap,
         connection: &mut Option<CaptureConnection>,
@@ -197,6 +213,7 @@ impl Upstream {
             why: format!("its address cannot be asked for: {error}"),
         })?;
         let mut request = Request::new(Empty::new());
+        *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers.clone();
         let own = request.headers_mut();
@@ -308,7 +325,9 @@ impl Fetched {
         if self.stated_len().is_some_and(|len| len > limit) {
             return Err(too_large);
         }
-        let mut whole = Vec::new();
+        // No more than was said: growing in steps would take up to twice as much.
+        let stated = self.stated_len().and_then(|len| usize::try_from(len).ok());
+        let mut whole = Vec::with_capacity(stated.unwrap_or(0));
         while let Some(chunk) = self.chunk().await? {
             whole.extend_from_slice(&chunk);
             if u64::try_from(whole.len()).unwrap_or(u64::MAX) > limit {
@@ -317,6 +336,20 @@ impl Fetched {
         }
         Ok(whole)
     }
+}
+
+/// Where a redirect leads, for people. A user and password are nobody's business.
+fn shown(location: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(location.as_bytes());
+    if !text.contains('@') {
+        return text.into_owned();
+    }
+    let bare = Url::parse(&text).ok().and_then(|mut url| {
+        url.set_username("").ok()?;
+        url.set_password(None).ok()?;
+        Some(url.into())
+    });
+    bare.unwrap_or_else(|| "another place".to_owned())
 }
 
 /// `connector` with TLS over it for https, trusting what `config` does.

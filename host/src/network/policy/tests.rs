@@ -10,7 +10,7 @@ fn policy(preset: &str, allow: &str) -> Policy {
         "apt=http://deb.example/debian/",
     ];
     let recorded: Vec<Registry> = recorded.map(|text| text.parse().expect(text)).into();
-    Policy::parse(preset, allow, &recorded, None).expect("a policy")
+    Policy::parse(preset, allow, &recorded.into()).expect("a policy")
 }
 
 fn target(text: &str) -> Target {
@@ -134,13 +134,10 @@ fn presets() {
         assert!(!permits(&policy("all", ""), text), "{text}");
         assert!(!permits(&policy("all", "other.example"), text), "{text}");
     }
-    let own = Policy::parse(
-        "packages",
-        "",
-        &[],
-        Some("npm=https://npm.example/, files.example:81"),
-    );
+    let own = Packages::parse("npm=https://npm.example/, files.example:81");
     let own = own.expect("entries of both kinds");
+    assert_eq!(own.registries.len(), 1);
+    let own = Policy::parse("packages", "", &own).expect("a policy");
     assert!(permits(&own, "npm.example:443") && permits(&own, "files.example:81"));
     assert!(!permits(&own, "index.example:443"));
     let words: Vec<_> = [
@@ -217,23 +214,56 @@ fn what_is_no_policy_names_the_entry() {
         "*.10.0.0.1",
         "[::1",
         "packages",
-        "user@a.example",
     ] {
         let text = format!("good.example, {entry}");
-        let error = Policy::parse("none", &text, &[], None).expect_err(entry);
+        let error = Policy::parse("none", &text, &Packages::default()).expect_err(entry);
         assert!(matches!(error, PolicyError::Entry { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{entry:?}")), "{error}");
     }
-    let error = Policy::parse("some", "", &[], None)
+    let error = Policy::parse("some", "", &Packages::default())
         .expect_err("no preset")
         .to_string();
     assert!(error.contains("some") && error.contains(PRESETS), "{error}");
     let many = "a.example,".repeat(ENTRIES_MAX + 1);
     assert!(matches!(
-        Policy::parse("none", &many, &[], None),
+        Policy::parse("none", &many, &Packages::default()),
         Err(PolicyError::TooMany { .. })
     ));
-    assert!(Policy::parse("none", "", &[], Some("pip=nowhere")).is_err());
+    assert!(Packages::parse("pip=nowhere").is_err());
+}
+
+/// A password may hold the comma that separates entries: then no part of it looks like one.
+#[test]
+fn no_error_repeats_a_part_of_a_password() {
+    for url in [
+        "https://me:hush,secret@index.example/simple/",
+        "https://me:hush,pip=secret@index.example/",
+        "https://hush,secret@index.example/",
+        "https://me:hush,secret=https://x:hush@index.example/",
+        "https://me:hush,https://secret@index.example/",
+        "https://me:443,hush,secret@index.example/",
+        "https://me:443,secret=https://x:hush@index.example/",
+        "https://me:hush@index.example/",
+        "https://me:hush@index.example/,pip=a.example",
+        "hush@index.example",
+    ] {
+        for text in [format!("pip={url}"), format!("a.example, {url}")] {
+            let all = Policy::parse("all", "", &Packages::default()).expect("a policy");
+            let errors = [
+                Packages::parse(&text).expect_err(&text),
+                Policy::parse("none", &text, &Packages::default()).expect_err(&text),
+                Policy::parse(&text, "", &Packages::default()).expect_err(&text),
+                all.narrow(&text).expect_err(&text),
+            ];
+            for error in errors {
+                let told = format!("{error} {error:?}");
+                assert!(!told.contains("hush") && !told.contains("secret"), "{told}");
+            }
+        }
+    }
+    let error = Packages::parse("npm=https://me:hush@npm.example/").expect_err("a password");
+    let told = format!("{error:?}");
+    assert!(told.contains("Npm"), "{told}");
 }
 
 #[test]
@@ -361,7 +391,7 @@ proptest! {
 
     #[test]
     fn parsing_takes_anything(text in "\\PC{0,60}") {
-        let _ = Policy::parse(&text, &text, &[], Some(&text));
+        let _ = Packages::parse(&text).map(|packages| Policy::parse(&text, &text, &packages));
         let _ = policy("all", "").narrow(&text);
         if let Ok(target) = Target::parse(&text, Some(80)) {
             // A denial's text goes into header lines.

@@ -3,7 +3,7 @@
 
 //! Forwards to a guest that is a listener of the test's own.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -135,29 +135,6 @@ async fn what_cannot_be_forwarded_says_why() {
     ports.end().await;
     let error = ports.open(guest, 80, None).expect_err("ended");
     assert!(matches!(error, PortError::Ending));
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_has_ended_and_rests_is_given_up_and_who_has_not_is_not() {
-    let (mut client, ours) = tokio::io::duplex(1024);
-    let (theirs, mut server) = tokio::io::duplex(1024);
-    let exchange = tokio::spawn(exchange(ours, theirs, || ()));
-    // Both are there: they may rest as long as they like.
-    sleep(10 * HALF_MAX).await;
-    client.write_all(b"x").await.expect("open");
-    client.shutdown().await.expect("ended");
-    // An answer that takes its time, with signs of life.
-    for _ in 0..5 {
-        sleep(HALF_MAX - TOUCH).await;
-        server.write_all(b"y").await.expect("open");
-        client.read_exact(&mut [0]).await.expect("an answer");
-    }
-    sleep(HALF_MAX - TOUCH).await;
-    assert!(!exchange.is_finished());
-    sleep(3 * TOUCH).await;
-    let outcome = exchange.await.expect("no panic");
-    let error = outcome.expect_err("given up");
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
     convert::Infallible,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, ready},
 };
 
@@ -40,12 +40,15 @@ use super::{
     Egress, ServeError, answer,
     flow::{Budget, Flow, Metered},
 };
-use crate::network::{
-    Body,
-    audit::Via,
-    dial::{Carries, DialError, Outbound, target_of},
-    mirror::{Failed, Mirror, Served},
-    policy::Target,
+use crate::{
+    lock::lock,
+    network::{
+        Body,
+        audit::Via,
+        dial::{Carries, DialError, Outbound, target_of},
+        mirror::{Failed, Mirror, Served},
+        policy::Target,
+    },
 };
 
 /// Most bytes of a request's head, or of an answer's: servers take 8 to 64 KiB.
@@ -93,7 +96,7 @@ where
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await?;
-    let tunnel = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let tunnel = lock(&tunnel).take();
     if let Some((upgrade, outbound, flow)) = tunnel {
         egress
             .carry(TokioIo::new(upgrade.await?), outbound, flow)
@@ -154,8 +157,7 @@ async fn connect(
     match egress.connect(Via::Connect, &target, Carries::Tunnel).await {
         Ok((outbound, flow)) => {
             let upgrade = hyper::upgrade::on(&mut request);
-            *tunnel.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((upgrade, outbound, flow));
+            *lock(tunnel) = Some((upgrade, outbound, flow));
             Response::new(answer::body(Bytes::new()))
         }
         Err(error) => answer::failed(&error),

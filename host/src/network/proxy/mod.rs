@@ -20,7 +20,7 @@ mod tests;
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -38,6 +38,7 @@ use super::{
     policy::{Denial, DenialKind, Policy, Target},
     target::quoted,
 };
+use crate::lock::lock;
 use flow::{Budget, Flow, Metered};
 
 /// Most connections of one environment at once: as many as its agent carries, and far more than package
@@ -350,7 +351,7 @@ impl Egress {
     async fn admit(&self) {
         loop {
             let wait = {
-                let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut rate = lock(&self.rate);
                 rate.take(Instant::now())
             };
             match wait {

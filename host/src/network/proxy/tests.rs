@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::network::{audit::Decision, resolver::Resolve};
+use crate::network::{audit::Decision, policy::Packages, resolver::Resolve};
 
 /// How long anything here may take.
 const SOON: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ fn no_upstream() -> Matcher {
 
 /// A way out for tests.
 fn egress_of(allow: &str, names: Arc<Names>, upstream: Matcher, limits: Limits) -> Arc<Egress> {
-    let policy = Policy::parse("none", allow, &[], None).expect("a policy");
+    let policy = Policy::parse("none", allow, &Packages::default()).expect("a policy");
     let gateway = Gateway::new(policy.clone(), Dialer::new(names, upstream), None, limits);
     gateway.egress("env-test".to_owned(), policy)
 }

@@ -20,7 +20,11 @@ async fn repository() -> (Upstream, Digest) {
             "/debian/dists/x/InRelease" => answer("text/plain", "signed"),
             "/debian/pool/a/a_1%2bb.deb" => answer("application/x-deb", content(60_000)),
             "/debian/pool/u/u_1.deb" => answer("application/x-deb", "unknown"),
-            _ if path.contains("/by-hash/SHA256/") => answer("text/plain", list.clone()),
+            _ if path.contains("x/main/binary-amd64/by-hash/SHA256/")
+                || path.starts_with("/files/") =>
+            {
+                answer("text/plain", list.clone())
+            }
             _ => return status(StatusCode::NOT_FOUND),
         };
         let headers = response.headers_mut();
@@ -92,6 +96,33 @@ async fn a_package_that_no_list_knows_is_passed_through() {
 }
 
 #[tokio::test]
+async fn a_list_whose_table_was_lost_is_learned_again() {
+    let (upstream, digest) = repository().await;
+    let (mirror, dir) = mirror(&upstream);
+    let root = format!("{}/debian", upstream.root);
+    let list = format!(
+        "{root}/dists/x/main/binary-amd64/by-hash/SHA256/{}",
+        digest.hex()
+    );
+    let package = format!("{root}/pool/a/a_1%2bb.deb");
+    let tables = dir.path().join("tables");
+    assert!(get(&mirror, &list).await.whole);
+    assert!(get(&mirror, &package).await.whole);
+    eventually("kept", || files(&dir.path().join("sha256")).len() == 2).await;
+    assert_eq!(files(&tables).len(), 1);
+    for _ in 0..2 {
+        std::fs::remove_dir_all(&tables).expect("removed");
+        assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+        let known = get(&mirror, &package).await;
+        assert_eq!((known.whole, known.served), (true, Some(Served::Cache)));
+        assert_eq!(files(&tables).len(), 1);
+    }
+    // While its table is there nobody is asked for it.
+    assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+    assert_eq!(upstream.methods(), ["GET", "GET", "HEAD", "HEAD"]);
+}
+
+#[tokio::test]
 async fn what_came_from_elsewhere_is_no_list() {
     let (upstream, digest) = repository().await;
     let (mirror, dir) = mirror(&upstream);
@@ -110,6 +141,34 @@ async fn what_came_from_elsewhere_is_no_list() {
         let package = get(&mirror, &format!("{root}/pool/a/a_1%2bb.deb")).await;
         assert_eq!(package.served, Some(Served::Upstream), "passed through");
     }
+    assert!(files(&dir.path().join("tables")).is_empty());
+}
+
+#[tokio::test]
+async fn a_repository_with_a_page_for_everything_vouches_for_no_list() {
+    let list = format!(
+        "Filename: pool/a/a_1.deb\nSHA256: {}\n\n",
+        Digest::of(b"other").hex()
+    );
+    let digest = Digest::of(list.as_bytes());
+    let upstream = Upstream::start(move |parts| match parts.uri.path() {
+        "/files/list" => answer("text/plain", list.clone()),
+        _ => answer("text/html", "<html>welcome</html>"),
+    })
+    .await;
+    let (mirror, dir) = mirror(&upstream);
+    let host = upstream.root.strip_prefix("http://").expect("a scheme");
+    let elsewhere = format!("/pypi/files/sha256/{}/http/{host}/files/list", digest.hex());
+    assert!(get(&mirror, &elsewhere).await.whole);
+    eventually("kept", || files(&dir.path().join("sha256")).len() == 1).await;
+    let root = format!("{}/debian", upstream.root);
+    let list = format!("{root}/x/binary-y/by-hash/SHA256/{}", digest.hex());
+    assert_eq!(get(&mirror, &list).await.served, Some(Served::Cache));
+    let package = get(&mirror, &format!("{root}/pool/a/a_1.deb")).await;
+    assert_eq!(
+        (package.status, package.served),
+        (200, Some(Served::Upstream))
+    );
     assert!(files(&dir.path().join("tables")).is_empty());
 }
 

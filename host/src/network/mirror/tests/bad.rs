@@ -10,7 +10,7 @@ use super::*;
 use crate::network::{
     dial::{Connector, Dialer},
     mirror::Failed,
-    policy::Policy,
+    policy::{Packages, Policy},
 };
 
 /// The mirror's path of a file of the registry's.
@@ -422,7 +422,7 @@ async fn what_one_request_is_refused_does_not_make_a_registry_down() {
 
 #[tokio::test]
 async fn a_refusal_by_the_policy_is_told_as_such() {
-    let policy = Policy::parse("none", "", &[], None).expect("a policy");
+    let policy = Policy::parse("none", "", &Packages::default()).expect("a policy");
     let dir = tempfile::tempdir().expect("a folder");
     let options = MirrorOptions {
         dir: dir.path().to_owned(),

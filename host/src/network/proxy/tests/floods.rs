@@ -84,7 +84,8 @@ async fn of_many_connections_only_so_many_are_served_and_the_rest_wait() {
         }
     })
     .await;
-    let policy = Policy::parse("none", &server.to_string(), &[], None).expect("a policy");
+    let policy =
+        Policy::parse("none", &server.to_string(), &Packages::default()).expect("a policy");
     // As with 96 descriptors and two environments.
     let limits = Limits::of(96, 2);
     let each = limits.connections_each;
@@ -293,7 +294,7 @@ impl Resolve for Slow {
 
 #[tokio::test]
 async fn slow_names_of_one_environment_do_not_delay_another() {
-    let policy = Policy::parse("none", "*.example", &[], None).expect("a policy");
+    let policy = Policy::parse("none", "*.example", &Packages::default()).expect("a policy");
     let dialer = Dialer::new(Arc::new(Slow), no_upstream());
     let (slow, other) = (dialer.share(), dialer.share());
     let target = |name: &str| Target::parse(name, None).expect("a target");

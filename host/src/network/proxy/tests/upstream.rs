@@ -193,7 +193,8 @@ async fn its_refusal_is_told_without_its_password() {
 #[tokio::test]
 async fn the_connector_keeps_to_its_policy() {
     let server = echo().await;
-    let policy = Policy::parse("none", &server.to_string(), &[], None).expect("a policy");
+    let policy =
+        Policy::parse("none", &server.to_string(), &Packages::default()).expect("a policy");
     let mut connector = Connector::new(Dialer::new(names([]), no_upstream()), policy);
     let uri = |text: String| text.parse().expect("a URI");
     let mut stream: TokioIo<_> = connector
@@ -229,7 +230,7 @@ impl Resolve for Cut {
 async fn without_outside_dns_the_proxy_is_asked_soon() {
     let (proxy, _heads) = company(echo().await).await;
     let dialer = Dialer::new(Arc::new(Cut), by(&format!("http://me:secret@{proxy}")));
-    let policy = Policy::parse("none", "*.example", &[], None).expect("a policy");
+    let policy = Policy::parse("none", "*.example", &Packages::default()).expect("a policy");
     let target = Target::parse("inside.example:80", None).expect("a target");
     // The mirror gives up after 12 seconds.
     let connected = timeout(
