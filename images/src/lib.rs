@@ -24,9 +24,13 @@ mod folder;
 mod index;
 pub mod layer;
 pub mod limits;
+pub mod reference;
+pub mod registry;
 pub mod root;
 
 pub use digest::Digest;
 pub use error::ImageError;
 pub use folder::{Image, ImageStore};
 pub use limits::Limits;
+pub use reference::{AllowList, Reference, ReferenceError};
+pub use registry::{Registry, RegistryError, RegistryOptions};
