@@ -18,15 +18,23 @@
 //! - The index is read anew for each call, since images may be rebuilt while a server runs.
 //! - What the index says never leads outside its folder, whatever it says.
 
+pub mod config;
 pub mod digest;
 mod error;
 mod folder;
+pub mod images;
 mod index;
 pub mod layer;
 pub mod limits;
+pub mod reference;
+pub mod registry;
 pub mod root;
+pub mod source;
+pub mod store;
 
 pub use digest::Digest;
 pub use error::ImageError;
 pub use folder::{Image, ImageStore};
 pub use limits::Limits;
+pub use reference::{AllowList, Reference, ReferenceError};
+pub use registry::{Registry, RegistryError, RegistryOptions};
