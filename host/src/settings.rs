@@ -15,7 +15,7 @@ use crate::{
     mcp::http::{Access, HostName, Token, TokenError},
     resolve::{Override, Overrides, Purpose},
 };
-pub use images::{ImageCache, ImageSettings};
+pub use images::{ImageSettings, Mirrors};
 
 /// The flags shared by all commands that run environments. Each has a variable; a flag wins.
 #[derive(Debug, Clone, clap::Args)]
@@ -81,10 +81,6 @@ pub struct Settings {
     #[allow(missing_docs)] // A comment here would be the command's.
     #[command(flatten)]
     pub images: ImageSettings,
-
-    #[allow(missing_docs)] // As above.
-    #[command(flatten)]
-    pub image_cache: ImageCache,
 
     /// How long fetching an image and making its root may take (like 90s, 10m)
     #[arg(long, env = "WAGGLE_IMAGE_PULL_TIMEOUT", default_value = "10m", value_parser = duration)]

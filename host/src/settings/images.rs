@@ -3,13 +3,35 @@
 
 //! What the operator chose for images: where they are kept and fetched from, and how much one may cost.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use waggle_images::Limits;
+use waggle_images::{
+    Limits,
+    images::Options,
+    registry::{Mirror, MirrorError},
+};
 
 use super::{SettingsError, default_dir, duration};
 
 const MIB: u64 = 1024 * 1024;
+
+/// Where images are looked for before their registries, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mirrors(pub Vec<Mirror>);
+
+impl Mirrors {
+    /// Reads comma-separated `REGISTRY=HOST[:PORT][/PREFIX]`.
+    ///
+    /// # Errors
+    ///
+    /// With the first that is none.
+    pub fn parse(text: &str) -> Result<Self, MirrorError> {
+        Mirror::parse_list(text).map(Self)
+    }
+}
 
 /// The flags of all commands that look at images, running ones or not.
 #[derive(Debug, Clone, clap::Args)]
@@ -18,10 +40,10 @@ pub struct ImageSettings {
     #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
     pub image_cache_dir: Option<PathBuf>,
 
-    /// Where images are fetched from instead of their registries, separated by commas: REGISTRY=URL; the registry
-    /// itself is asked last
-    #[arg(long, env = "WAGGLE_IMAGE_MIRRORS", default_value = "")]
-    pub image_mirrors: String,
+    /// Where images are looked for before their registry, separated by commas: REGISTRY=HOST[:PORT][/PREFIX] (like
+    /// docker.io=mirror.example/hub)
+    #[arg(long, env = "WAGGLE_IMAGE_MIRRORS", default_value = "", value_parser = Mirrors::parse)]
+    pub image_mirrors: Mirrors,
 
     /// Most files, folders and other entries of one image
     #[arg(long, env = "WAGGLE_IMAGE_MAX_ENTRIES", default_value_t = Limits::default().entries, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -46,26 +68,15 @@ pub struct ImageSettings {
     /// Most memory for the names, links and attributes of one image while its root is made, in MiB
     #[arg(long, env = "WAGGLE_IMAGE_MAX_MEMORY_MB", default_value_t = mib(Limits::default().memory_bytes), value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub image_max_memory_mb: u32,
-}
 
-/// What a server keeps of images, and for how long.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ImageCache {
     /// Images that were not used for this long are removed (like 12h, 168h)
     #[arg(long, env = "WAGGLE_IMAGE_CACHE_MAX_AGE", default_value = "168h", value_parser = duration)]
     pub image_cache_max_age: Duration,
 
-    /// Most of all images together, in MiB; those that were not used for the longest go first
+    /// Most of all images together, in MiB; those that were not used for the longest go first,
+    /// and only pulled ones
     #[arg(long, env = "WAGGLE_IMAGE_CACHE_MB", default_value_t = 20_480, value_parser = clap::value_parser!(u32).range(64..=1_073_741_824))]
     pub image_cache_mb: u32,
-}
-
-impl ImageCache {
-    /// Most bytes of all images together.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        u64::from(self.image_cache_mb) * MIB
-    }
 }
 
 /// clap wants a default of the flag's own type.
@@ -103,6 +114,24 @@ impl ImageSettings {
             ..Limits::default()
         }
     }
+
+    /// What [`Images`](waggle_images::Images) are opened with. Registries are trusted by the certificates in
+    /// `ca_bundle`, too.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::NoHome`].
+    pub fn options(&self, ca_bundle: Option<&Path>) -> Result<Options, SettingsError> {
+        let limits = self.limits();
+        let mut options = Options::new(self.folder()?);
+        options.registry.ca_bundle = ca_bundle.map(Path::to_owned);
+        options.registry.mirrors.clone_from(&self.image_mirrors.0);
+        options.registry.limits = limits.clone();
+        options.limits = limits;
+        options.max_age = Some(self.image_cache_max_age);
+        options.max_bytes = Some(u64::from(self.image_cache_mb) * MIB);
+        Ok(options)
+    }
 }
 
 #[cfg(test)]
@@ -115,30 +144,37 @@ mod tests {
     struct Line {
         #[command(flatten)]
         images: ImageSettings,
-        #[command(flatten)]
-        cache: ImageCache,
     }
 
-    fn parse(arguments: &[&str]) -> Line {
-        Line::try_parse_from([&["waggle"], arguments].concat()).expect("flags")
+    fn options(arguments: &[&str]) -> Options {
+        let words = [&["waggle", "--image-cache-dir", "/i"], arguments].concat();
+        let line = Line::try_parse_from(words).expect("flags");
+        line.images.options(None).expect("a folder is named")
     }
 
     #[test]
     fn what_is_not_chosen_is_as_the_crate_has_it() {
-        let line = parse(&[]);
-        assert_eq!(line.images.limits(), Limits::default());
-        assert_eq!(line.cache.image_cache_max_age, Duration::from_secs(168 * 3600));
-        assert_eq!(line.cache.bytes(), 20 << 30);
+        let options = options(&[]);
+        assert_eq!(options.limits, Limits::default());
+        assert_eq!(options.registry.limits, Limits::default());
+        assert_eq!(options.max_age, Some(Options::MAX_AGE));
+        assert_eq!(options.max_bytes, Some(20 << 30));
+        assert_eq!(options.dir, PathBuf::from("/i"));
     }
 
     #[test]
     fn ceilings_are_chosen_one_by_one() {
-        let chosen = parse(&["--image-max-entries", "5", "--image-max-unpacked-mb", "7"]);
+        let chosen = options(&["--image-max-entries", "5", "--image-max-unpacked-mb", "7"]);
         let expected = Limits {
             entries: 5,
             unpacked_bytes: 7 << 20,
             ..Limits::default()
         };
-        assert_eq!(chosen.images.limits(), expected);
+        assert_eq!(chosen.limits, expected);
+        let chosen = options(&["--image-mirrors", "docker.io=mirror.example/hub"]);
+        assert_eq!(chosen.registry.mirrors.len(), 1);
+        let chosen = options(&["--image-cache-max-age", "2h", "--image-cache-mb", "64"]);
+        assert_eq!(chosen.max_age, Some(Duration::from_secs(7200)));
+        assert_eq!(chosen.max_bytes, Some(64 << 20));
     }
 }
