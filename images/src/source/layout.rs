@@ -70,5 +70,5 @@ pub(super) fn images(source: &Source) -> Result<Vec<Found>, SourceError> {
 fn name(entry: &Descriptor) -> Option<&str> {
     let annotations = entry.annotations().as_ref()?;
     let name = annotations.get(FULL_NAME).or_else(|| annotations.get(REF_NAME))?;
-    Some(name).map(String::as_str).filter(|name| !name.is_empty())
+    Some(name.as_str()).filter(|name| !name.is_empty())
 }

@@ -149,8 +149,7 @@ pub enum StoreError {
 impl StoreError {
     /// For `map_err`: what was being done, to which path.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
+        move |source| Self::Io { doing, path: path.to_owned(), source }
     }
 
     /// Whether the disk had no room for it: it then passes when there is some.

@@ -44,12 +44,11 @@ impl Partial {
             .mode(0o600)
             .open(&path)
             .map_err(|error| store.failed("open", &path, error))?;
-        let failed = StoreError::io("read", &path);
         let hashed = hash_up_to(&mut file, wanted.size, stop);
         let (hasher, length) = match hashed {
             Ok(hashed) => hashed,
             Err(Hashing::Stopped) => return Err(StoreError::Stopped),
-            Err(Hashing::Failed(error)) => return Err(failed(error)),
+            Err(Hashing::Failed(error)) => return Err(StoreError::io("read", &path)(error)),
         };
         let mut partial = Self {
             store: store.clone(),
