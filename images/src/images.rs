@@ -20,6 +20,7 @@ mod error;
 mod import;
 mod install;
 mod list;
+mod look;
 mod progress;
 mod push;
 

@@ -14,7 +14,7 @@ use crate::reference::Reference;
 use crate::store::{Provenance, Record, Visit};
 
 /// The label that says which versions of the guest protocol an image's agent speaks.
-pub const PROTOCOL_LABEL: &str = "waggle.protocol";
+pub const PROTOCOL_LABEL: &str = "dev.waggle.protocol";
 
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
