@@ -9,7 +9,6 @@
 //! Invariants: only the host (CID 2) is served; the ready token leaves the environment before the
 //! first connection is accepted, and no child ever inherits the agent's environment.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -32,6 +31,7 @@ use waggle_protocol::message::{Capabilities, User};
 use crate::connection::{Connection, ConnectionError};
 use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
+use crate::probe::{ImagePath, PATH_FILE};
 use crate::proxy::{OUTBOUND_DESCRIPTORS, OUTBOUND_MAX};
 use crate::stream::INBOUND_MAX;
 use crate::sys::DescriptorLimit;
@@ -112,7 +112,7 @@ pub struct Agent {
     /// Whom [`User::Root`] stands for.
     pub root: Identity,
     /// `PATH` that programs get.
-    pub path: OsString,
+    pub path: ImagePath,
     /// Where program texts go.
     pub temp_dir: PathBuf,
     /// What its programs share.
@@ -137,7 +137,7 @@ impl Agent {
         Self {
             sandbox: Identity::sandbox(),
             root: Identity::root(),
-            path: probe::image_path(),
+            path: ImagePath::of_file(PATH_FILE.as_ref()),
             temp_dir,
             exec,
             machine_ends: Notify::new(),
@@ -294,7 +294,7 @@ impl Report {
     ///
     /// What went wrong last, if the time is over.
     async fn send(self, agent: &Agent) -> Result<(), AgentError> {
-        let capabilities = probe::probe(&agent.path, &agent.sandbox);
+        let capabilities = probe::probe(&agent.path.get(), &agent.sandbox);
         let until = Instant::now() + READY_TIMEOUT;
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -13,6 +13,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_bytes::ByteBuf;
 use waggle_protocol::message::{Capabilities, PackageManager};
@@ -33,10 +34,36 @@ const PACKAGE_MANAGERS: [(PackageManager, &str); 5] = [
     (PackageManager::Zypper, "zypper"),
 ];
 
-/// `PATH` that the image's programs get.
-#[must_use]
-pub fn image_path() -> OsString {
-    path_of_file(&fs::read(PATH_FILE).unwrap_or_default())
+/// `PATH` that the image's programs get, as [`PATH_FILE`] said when it was last looked at.
+#[derive(Debug)]
+pub struct ImagePath {
+    file: PathBuf,
+    known: RwLock<Arc<OsStr>>,
+}
+
+impl ImagePath {
+    /// What `file` says now.
+    #[must_use]
+    pub fn of_file(file: &Path) -> Self {
+        let path = Self {
+            file: file.to_owned(),
+            known: RwLock::new(OsStr::new(DEFAULT_PATH).into()),
+        };
+        path.look_again();
+        path
+    }
+
+    /// What it said last.
+    #[must_use]
+    pub fn get(&self) -> Arc<OsStr> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The host may have written it, for an image that states its `PATH` elsewhere.
+    pub fn look_again(&self) {
+        let path = path_of_file(&fs::read(&self.file).unwrap_or_default());
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = path.into();
+    }
 }
 
 fn path_of_file(text: &[u8]) -> OsString {
@@ -129,6 +156,18 @@ mod tests {
         );
         assert_eq!(path_of_file(b""), DEFAULT_PATH);
         assert_eq!(path_of_file(b"\n/late"), DEFAULT_PATH);
+    }
+
+    #[test]
+    fn a_path_file_that_is_written_later_counts_when_it_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("path");
+        let path = ImagePath::of_file(&file);
+        assert_eq!(&*path.get(), DEFAULT_PATH);
+        fs::write(&file, "/opt/tool/bin:/bin\n").unwrap();
+        assert_eq!(&*path.get(), DEFAULT_PATH);
+        path.look_again();
+        assert_eq!(&*path.get(), "/opt/tool/bin:/bin");
     }
 
     #[test]

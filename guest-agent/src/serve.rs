@@ -80,10 +80,11 @@ where
 {
     let outcome = match request {
         Request::Ping => Ok(Reply::Pong),
-        Request::Probe => Ok(Reply::Capabilities(probe::probe(
-            &agent.path,
-            &agent.sandbox,
-        ))),
+        Request::Probe => {
+            agent.path.look_again();
+            let found = probe::probe(&agent.path.get(), &agent.sandbox);
+            Ok(Reply::Capabilities(found))
+        }
         Request::Exec(exec) => exec::run(connection, agent, exec, None).await,
         Request::WriteFile(write) => files::write(connection, agent, write).await,
         Request::ReadFile(read) => files::read(connection, agent, read).await,

@@ -26,7 +26,7 @@ use crate::connection::{Connection, ConnectionError};
 use crate::exec::{self, Cgroups};
 use crate::files::OPEN_FOLDERS_MAX;
 use crate::identity::Identity;
-use crate::probe::DEFAULT_PATH;
+use crate::probe::ImagePath;
 use crate::serve::serve;
 use crate::stream::INBOUND_MAX;
 
@@ -56,7 +56,7 @@ pub(crate) fn agent(folder: &Path) -> Agent {
     Agent {
         sandbox: current_user(folder),
         root: current_user(folder),
-        path: DEFAULT_PATH.into(),
+        path: ImagePath::of_file(&folder.join("path")),
         temp_dir: folder.to_owned(),
         exec: exec::Shared::new(Cgroups::none(), &folder.join("waggle-tool")),
         machine_ends: Notify::new(),

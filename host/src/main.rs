@@ -31,10 +31,10 @@ use waggle::{
         trust::TrustStore,
     },
     port,
-    service::Service,
+    service::{Service, find_image},
     settings::{HttpSettings, Settings},
 };
-use waggle_images::ImageStore;
+use waggle_images::{Images, recorded};
 use waggle_protocol::boot::{PROBE_ANSWER, PROBE_WORD};
 use waggle_runtime::{Options, Probe, Vmm};
 
@@ -195,18 +195,10 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     settings.validate()?;
     raise_descriptors();
     let data_dir = settings.data_dir()?;
-    let images = ImageStore::open(settings.image_cache_dir()?)?;
-    let mut missing = Vec::new();
-    for runtime in Runtime::ALL {
-        if let Err(error) = images.resolve(settings.image(runtime)) {
-            tracing::warn!(%runtime, %error, "no environments of this runtime can be created");
-            missing.push(error);
-        }
-    }
-    if missing.len() == Runtime::ALL.len() {
-        missing.truncate(1);
-        missing.pop().map_or(Ok(()), Err)?;
-    }
+    let options = settings.images.options(settings.ca_bundle.as_deref())?;
+    let recorded = recorded::registries(&options.dir)?;
+    let images = Images::open(options)?;
+    find_images(&settings, &images)?;
     let trust = TrustStore::load(settings.ca_bundle.as_deref())?;
     let cache = settings.package_cache_dir()?;
     let cache_bytes = u64::from(settings.package_cache_mb) * 1024 * 1024;
@@ -214,7 +206,7 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
         preset: &settings.network,
         allow: &settings.network_allow,
         packages: settings.network_packages.as_deref(),
-        recorded: &images.registries()?,
+        recorded: &recorded,
         max_bytes: settings.network_max_bytes(),
         environments: settings.max_environments,
         mirror: settings.package_mirror.then_some((cache, cache_bytes)),
@@ -235,6 +227,30 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     let accelerator = vmm.accelerator();
     tracing::info!(?accelerator, network = %network.gateway.policy(), "ready for environments");
     Ok(Service::start(settings, vmm, images, boot_disk, network))
+}
+
+/// Says which images are missing, and refuses to start if none can be had.
+fn find_images(settings: &Settings, images: &Images) -> anyhow::Result<()> {
+    let mut missing = None;
+    let mut usable = 0;
+    for runtime in Runtime::ALL {
+        let image = settings.image(runtime);
+        match find_image(images, image) {
+            Ok(true) => usable += 1,
+            Ok(false) => {
+                usable += 1;
+                tracing::info!(%runtime, %image, "is fetched when an environment needs it");
+            }
+            Err(error) => {
+                tracing::warn!(%runtime, %error, "no environments of this runtime can be created");
+                missing.get_or_insert(error);
+            }
+        }
+    }
+    match missing {
+        Some(error) if usable == 0 && settings.image_allow.is_empty() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the file descriptors that this process may have: the usual soft limit of 1,024 is made for

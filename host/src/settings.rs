@@ -3,8 +3,11 @@
 
 //! What the operator chose, by flag or by variable, validated at start.
 
+mod images;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use waggle_images::{AllowList, Reference};
 use waggle_runtime::AcceleratorChoice;
 
 use crate::{
@@ -12,6 +15,7 @@ use crate::{
     mcp::http::{Access, HostName, Token, TokenError},
     resolve::{Override, Overrides, Purpose},
 };
+pub use images::{ImageSettings, Mirrors};
 
 /// The flags shared by all commands that run environments. Each has a variable; a flag wins.
 #[derive(Debug, Clone, clap::Args)]
@@ -74,9 +78,18 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_LIB_DIR")]
     pub lib_dir: Option<PathBuf>,
 
-    /// Where the images are [default: `waggle/images` in the user's cache]
-    #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
-    pub image_cache_dir: Option<PathBuf>,
+    #[allow(missing_docs)] // A comment here would be the command's.
+    #[command(flatten)]
+    pub images: ImageSettings,
+
+    /// How long fetching an image and making its root may take (like 90s, 10m)
+    #[arg(long, env = "WAGGLE_IMAGE_PULL_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub image_pull_timeout: Duration,
+
+    /// Images that callers may name in `create_environment`, separated by commas (like python,
+    /// python:3.*, ghcr.io/acme/*); those of the runtimes they may always name
+    #[arg(long, env = "WAGGLE_IMAGE_ALLOW", default_value = "", value_parser = AllowList::parse)]
+    pub image_allow: AllowList,
 
     /// Whether the host keeps what pip, npm and apt fetch, for all environments
     #[arg(long, env = "WAGGLE_PACKAGE_MIRROR", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
@@ -108,17 +121,17 @@ pub struct Settings {
     #[arg(long, env = "WAGGLE_NETWORK_MAX_MB", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub network_max_mb: u32,
 
-    /// Image of the runtime python
-    #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "python")]
-    pub image_python: String,
+    /// Image of the runtime python; one that is not on this host is fetched when it is first needed
+    #[arg(long, env = "WAGGLE_IMAGE_PYTHON", default_value = "localhost/waggle-python", value_parser = str::parse::<Reference>)]
+    pub image_python: Reference,
 
-    /// Image of the runtime node
-    #[arg(long, env = "WAGGLE_IMAGE_NODE", default_value = "node")]
-    pub image_node: String,
+    /// Image of the runtime node; one that is not on this host is fetched when it is first needed
+    #[arg(long, env = "WAGGLE_IMAGE_NODE", default_value = "localhost/waggle-node", value_parser = str::parse::<Reference>)]
+    pub image_node: Reference,
 
-    /// Image of the runtime shell
-    #[arg(long, env = "WAGGLE_IMAGE_SHELL", default_value = "shell")]
-    pub image_shell: String,
+    /// Image of the runtime shell; one that is not on this host is fetched when it is first needed
+    #[arg(long, env = "WAGGLE_IMAGE_SHELL", default_value = "localhost/waggle-shell", value_parser = str::parse::<Reference>)]
+    pub image_shell: Reference,
 
     /// What runs the guests' instructions; `auto` uses KVM if it boots the guest kernel
     #[arg(long, env = "WAGGLE_ACCELERATOR", default_value = "auto", value_parser = accelerator)]
@@ -243,18 +256,6 @@ impl Settings {
         self.data_dir.clone().map_or_else(default_dir, Ok)
     }
 
-    /// Where the images are. Not below a chosen data folder: images are shared.
-    ///
-    /// # Errors
-    ///
-    /// [`SettingsError::NoHome`].
-    pub fn image_cache_dir(&self) -> Result<PathBuf, SettingsError> {
-        match &self.image_cache_dir {
-            Some(folder) => Ok(folder.clone()),
-            None => Ok(default_dir()?.join("images")),
-        }
-    }
-
     /// Where packages are kept.
     ///
     /// # Errors
@@ -279,9 +280,9 @@ impl Settings {
         (self.network_max_mb > 0).then(|| u64::from(self.network_max_mb) * 1024 * 1024)
     }
 
-    /// The name of `runtime`'s image.
+    /// `runtime`'s image.
     #[must_use]
-    pub fn image(&self, runtime: Runtime) -> &str {
+    pub fn image(&self, runtime: Runtime) -> &Reference {
         match runtime {
             Runtime::Python => &self.image_python,
             Runtime::Node => &self.image_node,
@@ -423,6 +424,9 @@ mod tests {
         assert_eq!(settings.reaper_interval, Duration::from_secs(60));
         assert!(settings.package_mirror);
         assert_eq!(settings.package_cache_bytes(), 4 << 30);
+        let image = settings.image(Runtime::Node).to_string();
+        assert_eq!(image, "localhost/waggle-node:latest");
+        assert!(settings.image_allow.is_empty());
     }
 
     #[test]
@@ -437,6 +441,9 @@ mod tests {
             ["--package-cache-mb", "1"],
             ["--listen-addr", "localhost"],
             ["--allowed-hosts", "http://x"],
+            ["--image-python", "Not/An/Image"],
+            ["--image-allow", "*/python"],
+            ["--image-max-entries", "0"],
         ] {
             let Err(error) = parse(&arguments) else {
                 panic!("accepted {arguments:?}")

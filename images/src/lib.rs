@@ -1,32 +1,39 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which bootable images exist on this host, and whether they are whole.
-//!
-//! An image is one read-only EROFS file that every machine using it shares. `./dev images` builds
-//! them and records them in `index.json` beside them; this crate reads that record and never
-//! writes. It owns the index format, the checks on what the index claims, and nothing else: it
-//! does not build, fetch, mount or delete.
+//! From an image's name to a root file system that boots.
 //!
 //! ```text
-//! index.json ──parse──> Index ──look up──> Entry ──check the file──> Image
+//!  registry ─┐                ┌─ blobs ──> layers ─┐
+//!            ├─> facade ──────┤   (store)          ├─> root ──> a read-only disk of several files
+//!  folder, ──┘   ([`Images`]) └─ references        │   (merged metadata, and the layers' data as it is)
+//!  archive                                        ─┘
 //! ```
 //!
+//! [`reference`](mod@reference) names, [`registry`] and [`source`] bring, [`layer`] reads what they bring, [`root`] merges layers,
+//! [`store`] keeps all of it, [`config`] is what an image says of its programs, and [`Images`] joins them.
+//!
 //! Invariants:
-//! - An [`Image`] exists only for a file that was there, had the recorded size and began with an
-//!   EROFS superblock when it was resolved.
-//! - The index is read anew for each call, since images may be rebuilt while a server runs.
-//! - What the index says never leads outside its folder, whatever it says.
+//! - Nothing of an image is ever unpacked onto this host's file system, and nothing is written outside the store's
+//!   folder.
+//! - Whatever an image claims is held against what was read, within [`Limits`].
+//! - What is in the store is whole and verified: it appears by one rename.
+//! - An [`Image`] that is held stays, whatever is removed meanwhile.
 
+pub mod config;
 pub mod digest;
-mod error;
-mod folder;
-mod index;
+pub mod images;
 pub mod layer;
 pub mod limits;
+pub mod recorded;
+pub mod reference;
+pub mod registry;
 pub mod root;
+pub mod source;
+pub mod store;
 
 pub use digest::Digest;
-pub use error::ImageError;
-pub use folder::{Image, ImageStore};
+pub use images::{Error as ImagesError, Image, Images};
 pub use limits::Limits;
+pub use reference::{AllowList, Reference, ReferenceError};
+pub use registry::{Registry, RegistryError, RegistryOptions};

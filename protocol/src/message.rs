@@ -17,7 +17,8 @@ use serde_bytes::ByteBuf;
 pub enum Request {
     /// Answered by [`Reply::Pong`].
     Ping,
-    /// Look at the image again; answered by [`Reply::Capabilities`].
+    /// Look at the image again, agents of this release also at the file in which it states its `PATH`; answered by
+    /// [`Reply::Capabilities`].
     Probe,
     /// Run a program: [`Reply::Started`], stdout and stderr frames, [`Reply::Ended`]. If
     /// [`Exec::stdin`] is set, the host sends stdin frames, the last one empty.

@@ -26,11 +26,37 @@ pub(crate) const CONSOLE_PIPE: &str = "console";
 /// device there is never probed by the guest.
 pub(crate) const BUSES: [u8; 7] = [7, 6, 5, 4, 2, 1, 0];
 
-/// A disk that exists: its serial, its file, and whether the guest may write it.
+/// A disk that exists: its serial, its file, and how the guest uses that.
 pub(crate) struct OpenDisk<'a> {
     pub(crate) serial: &'a str,
     pub(crate) file: &'a Path,
-    pub(crate) writable: bool,
+    pub(crate) access: Access,
+}
+
+/// How a disk's file is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Its bytes are the disk's, and are only read.
+    Read,
+    /// It is a descriptor of the files that are, which are only read.
+    ReadExtents,
+    /// Its bytes are the disk's.
+    Write,
+}
+
+impl Access {
+    /// QEMU's words for it. The format is always told: to guess it from what a guest or an image's maker wrote would
+    /// let them name files of the host.
+    ///
+    /// Errors are reported, the guest sees them as its own: QEMU's default stops the machine when the host's disk is
+    /// full.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Read => "format=raw,readonly=on,rerror=report",
+            Self::ReadExtents => "format=vmdk,readonly=on,rerror=report",
+            Self::Write => "format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report",
+        }
+    }
 }
 
 /// The whole kernel command line. `reboot=t panic=-1` makes a panic end QEMU at once.
@@ -117,14 +143,8 @@ pub(crate) fn qemu_arguments(
     line.two("-kernel", kernel)
         .two("-append", kernel_line(kernel_args));
     for (index, disk) in disks.iter().enumerate() {
-        // Reported, the guest sees an I/O error: QEMU's default stops the machine when the host's
-        // disk is full.
-        let access = if disk.writable {
-            "cache=unsafe,discard=unmap,werror=report,rerror=report"
-        } else {
-            "readonly=on,rerror=report"
-        };
-        let mut drive = OsString::from(format!("if=none,id=d{index},format=raw,{access},file="));
+        let access = disk.access.options();
+        let mut drive = OsString::from(format!("if=none,id=d{index},{access},file="));
         drive.push(escape(disk.file.as_os_str()));
         line.two("-drive", drive);
         let serial = disk.serial;
@@ -172,7 +192,7 @@ fn escape(value: &OsStr) -> OsString {
 mod tests {
     use std::path::Path;
 
-    use super::{OpenDisk, kernel_line, qemu_arguments};
+    use super::{Access, OpenDisk, kernel_line, qemu_arguments};
     use crate::options::Accelerator;
     use crate::spec::MachineSpec;
 
@@ -189,12 +209,17 @@ mod tests {
             OpenDisk {
                 serial: "boot",
                 file: Path::new("/x,y,/boot"),
-                writable: false,
+                access: Access::Read,
+            },
+            OpenDisk {
+                serial: "image",
+                file: Path::new("/i/root.vmdk"),
+                access: Access::ReadExtents,
             },
             OpenDisk {
                 serial: "scratch",
                 file: Path::new("scratch-1.ext4"),
-                writable: true,
+                access: Access::Write,
             },
         ];
         qemu_arguments(&spec, &disks, Path::new("/k,1.elf"), accelerator)
@@ -211,7 +236,8 @@ mod tests {
             drives,
             [
                 "if=none,id=d0,format=raw,readonly=on,rerror=report,file=/x,,y,,/boot",
-                "if=none,id=d1,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report,file=scratch-1.ext4",
+                "if=none,id=d1,format=vmdk,readonly=on,rerror=report,file=/i/root.vmdk",
+                "if=none,id=d2,format=raw,cache=unsafe,discard=unmap,werror=report,rerror=report,file=scratch-1.ext4",
             ]
         );
         assert!(

@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::command::{
-    CONSOLE_PIPE, DEVICE_SOCKET, GUEST_SOCKET, OpenDisk, device_arguments, qemu_arguments,
+    Access, CONSOLE_PIPE, DEVICE_SOCKET, GUEST_SOCKET, OpenDisk, device_arguments, qemu_arguments,
 };
 use crate::console::{CONSOLE_LIMIT, Log};
 use crate::link;
@@ -251,10 +251,10 @@ async fn build(parts: &Parts, spec: &MachineSpec, tree: &mut Tree) -> Result<Bui
         .disks
         .iter()
         .zip(&files)
-        .map(|(disk, (file, writable))| OpenDisk {
+        .map(|(disk, (file, access))| OpenDisk {
             serial: &disk.serial,
             file,
-            writable: *writable,
+            access: *access,
         })
         .collect();
     let program = &parts.programs.qemu;
@@ -275,33 +275,35 @@ async fn build(parts: &Parts, spec: &MachineSpec, tree: &mut Tree) -> Result<Bui
     })
 }
 
-/// The file of each disk and whether it is writable. Makes the scratch disks.
+/// The file of each disk and how it is used. Makes the scratch disks.
 async fn disk_files(
     parts: &Parts,
     spec: &MachineSpec,
     folder: &Path,
-) -> Result<Vec<(PathBuf, bool)>, LaunchError> {
+) -> Result<Vec<(PathBuf, Access)>, LaunchError> {
     let mut files = Vec::with_capacity(spec.disks.len());
     for (index, disk) in spec.disks.iter().enumerate() {
         files.push(match &disk.source {
-            DiskSource::ReadOnly(path) => {
-                // QEMU would say so too, but later and in other words.
-                let absolute = File::open(path).and_then(|_| std::path::absolute(path));
-                let failed = |source| LaunchError::Disk {
-                    serial: disk.serial.clone(),
-                    path: path.clone(),
-                    source,
-                };
-                (absolute.map_err(failed)?, false)
-            }
+            DiskSource::ReadOnly(path) => (readable(&disk.serial, path)?, Access::Read),
+            DiskSource::Extents(path) => (readable(&disk.serial, path)?, Access::ReadExtents),
             DiskSource::Scratch { mib } => {
                 let name = format!("scratch-{index}.ext4");
                 scratch::format(&parts.programs.mkfs, folder, &name, *mib).await?;
-                (PathBuf::from(name), true)
+                (PathBuf::from(name), Access::Write)
             }
         });
     }
     Ok(files)
+}
+
+/// The absolute path of a file that can be read. QEMU would say so too, but later and in other words.
+fn readable(serial: &str, path: &Path) -> Result<PathBuf, LaunchError> {
+    let absolute = File::open(path).and_then(|_| std::path::absolute(path));
+    absolute.map_err(|source| LaunchError::Disk {
+        serial: serial.to_owned(),
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Waits until the device has bound both of its sockets. It listens right after it binds, long

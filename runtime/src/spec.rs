@@ -54,6 +54,12 @@ pub struct Disk {
 pub enum DiskSource {
     /// A file, never written; any number of machines may share it.
     ReadOnly(PathBuf),
+    /// Several files, one after the other, never written; any number of machines may share them. The path is that of
+    /// a VMDK text descriptor (its FLAT extents' names are relative to it), which is trusted: the VMM opens whatever
+    /// files it names. What is in those is not: it is data whatever it looks like. QEMU 7.2 takes an extent twice
+    /// if a blank line stands before it, and passes over those that are not `RW`. libkrun reads the same file as
+    /// `KRUN_DISK_FORMAT_VMDK`.
+    Extents(PathBuf),
     /// A new, empty ext4 without a journal in a sparse file, which lives as long as the machine.
     Scratch {
         /// Its size in MiB. Costs nothing until written.
@@ -147,7 +153,7 @@ impl Disk {
         }
         match self.source {
             DiskSource::Scratch { mib: 0 } => Err(SpecError::Scratch(0)),
-            DiskSource::Scratch { .. } | DiskSource::ReadOnly(_) => Ok(()),
+            DiskSource::Scratch { .. } | DiskSource::ReadOnly(_) | DiskSource::Extents(_) => Ok(()),
         }
     }
 }

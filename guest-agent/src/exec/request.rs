@@ -55,16 +55,17 @@ pub(super) fn start(agent: &Agent, id: u64, request: Exec) -> Result<Started, Fa
     let directory = working_directory(request.directory, identity)?;
     let (mut words, code_file) = arguments(agent, id, request.program, identity)?;
     let word = words.remove(0);
+    let image_path = agent.path.get();
     let path = env
         .iter()
         .rev()
         .find(|(name, _)| *name == "PATH")
-        .map_or(agent.path.as_os_str(), |(_, value)| value);
+        .map_or(&*image_path, |(_, value)| value);
     let program = locate(&word, path, &directory, identity)?;
 
     let mut command = Command::new(&program);
     command.arg0(&word).args(&words).env_clear();
-    command.envs(base_env(agent, identity)).envs(env);
+    command.envs(base_env(&image_path, identity)).envs(env);
     command.stdin(if request.stdin {
         Stdio::piped()
     } else {
@@ -179,9 +180,9 @@ fn checked_env(env: &[EnvVar]) -> Result<Vec<(&OsStr, &OsStr)>, Failure> {
 }
 
 /// What every program gets, before the request's own variables.
-fn base_env<'a>(agent: &'a Agent, identity: &'a Identity) -> [(&'static str, &'a OsStr); 8] {
+fn base_env<'a>(path: &'a OsStr, identity: &'a Identity) -> [(&'static str, &'a OsStr); 8] {
     [
-        ("PATH", &agent.path),
+        ("PATH", path),
         ("HOME", identity.home.as_os_str()),
         ("USER", OsStr::new(&identity.name)),
         ("LOGNAME", OsStr::new(&identity.name)),

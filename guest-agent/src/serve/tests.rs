@@ -196,8 +196,8 @@ async fn nothing_longer_is_sent_than_the_host_accepts() {
 #[tokio::test]
 async fn a_reply_that_the_host_does_not_accept_becomes_a_failure() {
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = agent(folder.path());
-    agent.path = "/x".repeat(4096).into();
+    let agent = agent(folder.path());
+    std::fs::write(folder.path().join("path"), "/x".repeat(4096)).unwrap();
     let hello = Hello {
         control_max: 4096,
         ..Hello::HOST

@@ -13,6 +13,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
 use rand::RngExt as _;
+use waggle_images::{Digest, Reference};
 
 pub use state::Status;
 
@@ -131,6 +132,23 @@ pub struct Environment {
     pub failure: Option<String>,
     /// What it may reach, in words.
     pub network: String,
+    /// What its image was named by.
+    pub image: Reference,
+    /// What came of the image, once it runs.
+    pub made: Option<Made>,
+}
+
+/// What an environment was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The image's manifest.
+    pub digest: Digest,
+    /// Whom the image names to run its programs as, if not root. They run as `sandbox` all the same.
+    pub image_user: Option<String>,
+    /// The folder that programs start in; the user's home if absent.
+    pub working_directory: Option<String>,
+    /// What of the image's configuration is not followed, and why.
+    pub notes: Vec<String>,
 }
 
 #[cfg(test)]

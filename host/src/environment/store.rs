@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Environment, EnvironmentId, Status, state::Event};
+use super::{Environment, EnvironmentId, Made, Status, state::Event};
 use crate::lock::lock;
 
 /// Why the store refuses.
@@ -130,12 +130,17 @@ impl<L> Store<L> {
         Ok(())
     }
 
-    /// Marks `id` as running with its live link, and returns a copy.
+    /// Marks `id` as running with its live link, made of this, and returns a copy.
     ///
     /// # Errors
     ///
     /// If it is gone or not `Creating`, or the store is closed; `live` is then dropped.
-    pub fn booted(&self, id: &EnvironmentId, live: Arc<L>) -> Result<Environment, StoreError> {
+    pub fn booted(
+        &self,
+        id: &EnvironmentId,
+        live: Arc<L>,
+        made: Made,
+    ) -> Result<Environment, StoreError> {
         let mut state = self.state();
         if state.closed {
             return Err(StoreError::Closed);
@@ -143,6 +148,7 @@ impl<L> Store<L> {
         let slot = state.slot(id)?;
         slot.apply(Event::Booted)?;
         slot.live = Some(live);
+        slot.environment.made = Some(made);
         slot.last_used = Instant::now();
         Ok(slot.environment.clone())
     }
@@ -281,6 +287,17 @@ mod tests {
             idle_timeout: minutes(1),
             failure: None,
             network: "none".to_owned(),
+            image: "localhost/test".parse().expect("a reference"),
+            made: None,
+        }
+    }
+
+    fn made() -> Made {
+        Made {
+            digest: waggle_images::Digest::of(b"manifest"),
+            image_user: None,
+            working_directory: None,
+            notes: Vec::new(),
         }
     }
 
@@ -288,7 +305,7 @@ mod tests {
         let environment = environment();
         store.insert(environment.clone()).expect("room");
         store
-            .booted(&environment.id, Arc::new("live"))
+            .booted(&environment.id, Arc::new("live"), made())
             .expect("creating");
         environment.id
     }
@@ -350,7 +367,7 @@ mod tests {
         store.insert(late.clone()).expect("room");
         store.close();
         assert_eq!(
-            store.booted(&late.id, Arc::new("live")),
+            store.booted(&late.id, Arc::new("live"), made()),
             Err(StoreError::Closed)
         );
         assert_eq!(store.insert(environment()), Err(StoreError::Closed));

@@ -20,6 +20,10 @@ use crate::{
 pub(super) struct CreateEnvironment {
     /// What the environment is for; also the default language of `execute`.
     pub(super) runtime: Runtime,
+    /// An OCI image to make it of, like python:3.13 or ghcr.io/acme/tool:1, if this server permits it. It
+    /// is fetched if need be, which may take minutes. Default: the runtime's.
+    #[schemars(length(min = 1, max = 512))]
+    pub(super) image: Option<String>,
     /// A name to recognise it by. Default: its id.
     #[schemars(length(min = 1, max = 64))]
     pub(super) name: Option<String>,
@@ -62,7 +66,8 @@ pub(super) struct Execute {
     /// Environment variables, by name.
     #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
-    /// Absolute path of the folder to start in. Default: the user's home.
+    /// Absolute path of the folder to start in. Default: the user's home, or the working_directory that
+    /// `create_environment` returned.
     pub(super) working_directory: Option<String>,
     /// Whom it runs as: `root` for what `sandbox` may not do.
     #[serde(default)]

@@ -101,7 +101,7 @@ impl Handler {
         call: &Arc<Call>,
     ) -> CallToolResult {
         let outcome = match name {
-            Name::CreateEnvironment => self.create_environment(arguments).await,
+            Name::CreateEnvironment => self.create_environment(arguments, call).await,
             Name::DestroyEnvironment => self.destroy_environment(arguments).await,
             Name::ListEnvironments => self.list_environments(arguments),
             Name::Execute => self.execute(arguments, call).await,
@@ -120,20 +120,23 @@ impl Handler {
         })
     }
 
-    async fn create_environment(&self, arguments: JsonObject) -> Outcome {
+    async fn create_environment(&self, arguments: JsonObject, call: &Arc<Call>) -> Outcome {
         let CreateEnvironment {
             runtime,
+            image,
             name,
             timeout_minutes,
             network,
         } = parse(arguments)?;
         let request = CreateRequest {
             runtime,
+            image,
             name,
             timeout_minutes,
             network,
         };
-        success(&results::Created::from(self.service.create(request).await?))
+        let created = self.service.create(request, call).await?;
+        success(&results::Created::from(created))
     }
 
     async fn destroy_environment(&self, arguments: JsonObject) -> Outcome {

@@ -29,11 +29,52 @@ pub(super) struct Created {
     timeout: u64,
     /// What its programs may reach.
     network: String,
+    /// What it is made of.
+    #[serde(flatten)]
+    image: OfImage,
+    /// The image's user, if it is neither root nor sandbox. Programs run as sandbox all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_user: Option<String>,
+    /// Where execute starts programs, if not in the user's home.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    working_directory: Option<String>,
+    /// What of the image's configuration is not followed, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+/// Which image an environment is made of.
+#[derive(Debug, Serialize, JsonSchema)]
+struct OfImage {
+    /// The image's name.
+    image: String,
+    /// The digest of its manifest, once it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_digest: Option<String>,
+}
+
+impl OfImage {
+    fn of(environment: &Environment) -> Self {
+        let made = environment.made.as_ref();
+        Self {
+            image: environment.image.to_string(),
+            image_digest: made.map(|made| made.digest.to_string()),
+        }
+    }
 }
 
 impl From<Environment> for Created {
     fn from(environment: Environment) -> Self {
+        let image = OfImage::of(&environment);
+        let (image_user, working_directory, notes) = match environment.made {
+            Some(made) => (made.image_user, made.working_directory, made.notes),
+            None => (None, None, Vec::new()),
+        };
         Self {
+            image,
+            image_user,
+            working_directory,
+            notes,
             environment_id: environment.id.to_string(),
             name: environment.name,
             runtime: environment.runtime,
@@ -77,11 +118,14 @@ struct Listed {
     created_at: String,
     /// What its programs may reach.
     network: String,
+    #[serde(flatten)]
+    image: OfImage,
 }
 
 impl From<Vec<Environment>> for Environments {
     fn from(all: Vec<Environment>) -> Self {
         let listed = |environment: Environment| Listed {
+            image: OfImage::of(&environment),
             environment_id: environment.id.to_string(),
             name: environment.name,
             runtime: environment.runtime,

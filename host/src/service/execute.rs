@@ -37,7 +37,7 @@ pub struct ExecuteRequest {
     pub stdin: Option<String>,
     /// Variables on top of the clean environment.
     pub env: BTreeMap<String, String>,
-    /// Where it starts; the user's home if absent.
+    /// Where it starts; the image's working folder if absent, or the user's home.
     pub working_directory: Option<String>,
     /// Whom it runs as.
     pub user: User,
@@ -151,8 +151,11 @@ impl Service {
                 extension: resolve::extension(language).to_owned(),
                 code: validate::code(request.code)?,
             },
-            env: lease.live.variables(validate::env(request.env)?),
-            directory: directory.map(validate::path).transpose()?,
+            env: lease.live.variables(&validate::env(request.env)?),
+            directory: match directory {
+                Some(given) => Some(validate::path(given)?),
+                None => lease.live.surroundings.directory().cloned(),
+            },
             user: request.user.into(),
             deadline_ms: limit.map(milliseconds),
             output_limit: None,

@@ -392,7 +392,7 @@ impl Work<'_> {
             ("NPM_CONFIG_FUND", "false"),
             ("NPM_CONFIG_UPDATE_NOTIFIER", "false"),
         ];
-        let env = self.lease.live.variables(env.map(variable).into());
+        let env = self.lease.live.variables(&env.map(variable));
         let left = self.deadline.saturating_duration_since(Instant::now());
         let job = Job::new(Program::Command(command), user, env, left.max(STEP_MIN));
         let (id, live) = (&self.lease.environment.id, &self.lease.live);

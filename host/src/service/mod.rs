@@ -9,9 +9,11 @@
 //! not know MCP.
 
 mod call;
+mod create;
 mod error;
 mod execute;
 mod files;
+mod image;
 mod install;
 mod keyed;
 mod network;
@@ -32,13 +34,13 @@ use std::{
     },
 };
 
-use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use waggle_images::ImageStore;
+use waggle_images::{Image, Images};
 use waggle_protocol::message::{self, EnvVar};
 use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
+pub use create::{CreateRequest, find_image};
 pub use error::ServiceError;
 pub(crate) use error::chain;
 pub use execute::{ExecuteRequest, Execution};
@@ -58,14 +60,15 @@ pub use run::{End, Ended, Executed, GuestLog, OUTPUT_DEFAULT, OUTPUT_MAX};
 
 use crate::{
     environment::{
-        Environment, EnvironmentId, Runtime, Status,
-        store::{Lease, Store, minutes},
+        Environment, EnvironmentId,
+        store::{Lease, Store},
     },
     network::{gate::Network, guest::Prepared, ports::Ports, proxy::Egress},
     resolve::Overrides,
-    session::{BootError, BootOptions, LinkError, Session},
+    session::{LinkError, Session},
     settings::Settings,
 };
+use image::Surroundings;
 use install::Installs;
 use keyed::KeyedRuns;
 use process::Processes;
@@ -78,6 +81,9 @@ pub(crate) struct Live {
     /// Packages were installed into a virtual environment, which Python code then runs in.
     venv: AtomicBool,
     network: Prepared,
+    surroundings: Surroundings,
+    /// Held: what a machine reads is not evicted.
+    _image: Image,
     egress: Arc<Egress>,
     /// Cancelled when the environment ends: then nothing of it reaches the outside any more.
     way_out: CancellationToken,
@@ -126,12 +132,14 @@ impl Live {
         self.venv.store(true, Ordering::Release);
     }
 
-    /// The variables of a program: its own, and those of the network that it does not set itself.
-    fn variables(&self, own: Vec<EnvVar>) -> Vec<EnvVar> {
-        let mut all = self.network.variables();
-        all.retain(|variable| own.iter().all(|other| other.name != variable.name));
-        all.extend(own);
-        all
+    /// The variables of a program: its own, those of the network that it does not set itself, and those of
+    /// the image that neither sets.
+    fn variables(&self, own: &[EnvVar]) -> Vec<EnvVar> {
+        image::layered([
+            self.surroundings.variables(),
+            &self.network.variables(),
+            own,
+        ])
     }
 }
 
@@ -141,7 +149,7 @@ pub struct Service {
     settings: Settings,
     overrides: Overrides,
     vmm: Vmm,
-    images: ImageStore,
+    images: Images,
     boot_disk: PathBuf,
     network: Network,
     store: Arc<Store<Live>>,
@@ -151,40 +159,13 @@ pub struct Service {
     tasks: TaskTracker,
 }
 
-/// What a caller wants created.
-#[derive(Debug)]
-pub struct CreateRequest {
-    /// What for.
-    pub runtime: Runtime,
-    /// The user's name for it.
-    pub name: Option<String>,
-    /// Idle minutes until it is destroyed.
-    pub timeout_minutes: Option<u32>,
-    /// What of the server's network policy it may use; all of it if absent.
-    pub network: Option<String>,
-}
-
-/// Frees an environment's place if its creation does not come to an end.
-struct Reservation<'a> {
-    store: &'a Store<Live>,
-    id: Option<EnvironmentId>,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = &self.id {
-            self.store.remove(id);
-        }
-    }
-}
-
 impl Service {
     /// A service without environments, whose reaper runs. Needs a tokio runtime.
     #[must_use]
     pub fn start(
         settings: Settings,
         vmm: Vmm,
-        images: ImageStore,
+        images: Images,
         boot_disk: PathBuf,
         network: Network,
     ) -> Arc<Self> {
@@ -201,122 +182,15 @@ impl Service {
         });
         service.tasks.spawn(reaper::run(Arc::clone(&service)));
         service
+            .tasks
+            .spawn(reaper::evict_images(Arc::clone(&service)));
+        service
     }
 
     /// The operator's settings.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// Boots a machine and returns its environment once it takes work.
-    ///
-    /// Dropping the future stops the boot and leaves nothing behind.
-    ///
-    /// # Errors
-    ///
-    /// [`ServiceError`]; nothing is left of the attempt.
-    pub async fn create(
-        self: &Arc<Self>,
-        request: CreateRequest,
-    ) -> Result<Environment, ServiceError> {
-        let idle_minutes = match request.timeout_minutes {
-            Some(given) => validate::timeout_minutes(given)?,
-            None => self.settings.default_timeout_min,
-        };
-        let name = request.name.map(validate::name).transpose()?;
-        let runtime = request.runtime;
-        let image = self
-            .images
-            .resolve(self.settings.image(runtime))
-            .map_err(|source| ServiceError::Image { runtime, source })?;
-        let policy = self.network.gateway.policy();
-        let policy = match request.network {
-            Some(text) => policy.narrow(&text)?,
-            None => policy.clone(),
-        };
-        // The server does not exit before this has cleaned up after itself.
-        let _under_way = self.tasks.token();
-        let id = EnvironmentId::random();
-        self.store.insert(Environment {
-            name: name.unwrap_or_else(|| id.to_string()),
-            id: id.clone(),
-            runtime,
-            status: Status::Creating,
-            created_at: now(),
-            idle_timeout: minutes(idle_minutes),
-            failure: None,
-            network: policy.to_string(),
-        })?;
-        let mut reservation = Reservation {
-            store: &self.store,
-            id: Some(id.clone()),
-        };
-
-        let options = self.boot_options(&id, image.path);
-        let (session, network) = tokio::select! {
-            biased;
-            () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
-            booted = self.boot(&options, &image.sha256) => booted?,
-        };
-        let times = session.boot_times();
-        tracing::info!(
-            %id, %runtime, init = ?times.init, ready = ?times.ready, network = ?network.took(),
-            "environment booted"
-        );
-        let live = Arc::new(Live {
-            session,
-            venv: AtomicBool::new(false),
-            network,
-            egress: self.network.gateway.egress(id.to_string(), policy),
-            way_out: CancellationToken::new(),
-            installing: tokio::sync::Mutex::default(),
-            keyed: KeyedRuns::default(),
-            processes: Processes::default(),
-            ports: Ports::default(),
-        });
-        let environment = self.store.booted(&id, Arc::clone(&live))?;
-        reservation.id = None;
-        self.open_way_out(&live);
-        self.tasks.spawn(watch(
-            Arc::clone(&self.store),
-            id,
-            live.session.machine().died(),
-        ));
-        Ok(environment)
-    }
-
-    /// A guest that knows its way out. Nothing is left of one that could not be told.
-    async fn boot(
-        &self,
-        options: &BootOptions,
-        image: &str,
-    ) -> Result<(Session, Prepared), BootError> {
-        let session = Session::boot(&self.vmm, options).await?;
-        let prepared = timeout(options.timeout, self.network.guest.prepare(&session, image)).await;
-        let error = match prepared {
-            Ok(Ok(prepared)) => return Ok((session, prepared)),
-            Ok(Err(error)) => BootError::Prepare(error),
-            Err(_) => BootError::Prepare(LinkError::Unanswered {
-                seconds: options.timeout.as_secs(),
-            }),
-        };
-        session.close().await;
-        Err(error)
-    }
-
-    fn boot_options(&self, id: &EnvironmentId, image: PathBuf) -> BootOptions {
-        BootOptions {
-            name: id.to_string(),
-            boot_disk: self.boot_disk.clone(),
-            image,
-            vcpus: self.settings.default_cpus,
-            memory_mib: self.settings.default_memory_mb,
-            scratch_mib: self.settings.default_disk_mb,
-            inject_agent: self.settings.agent_inject,
-            kernel_log_level: self.settings.log_level,
-            timeout: self.settings.boot_timeout,
-        }
     }
 
     /// Ends an environment; returns when nothing of it is left. Once begun it goes on to its end,

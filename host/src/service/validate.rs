@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
+use waggle_images::{Reference, ReferenceError};
 use waggle_protocol::{
     limits::{CODE_MAX, EDIT_TEXT_MAX, PATH_MAX},
     message::EnvVar,
@@ -21,6 +22,8 @@ use crate::environment::{MalformedId, Runtime};
 
 /// Longest name of an environment, in characters.
 pub const NAME_MAX: usize = 64;
+/// Longest name of an image, in bytes: registry, repository (255), tag (128) and digest.
+pub const IMAGE_MAX: usize = 512;
 /// Longest pattern, of names or of text, in bytes: more than anybody writes, and quick to compile.
 pub const PATTERN_MAX: usize = 1000;
 /// Longest idle time, in minutes.
@@ -45,6 +48,9 @@ pub enum ArgumentError {
     /// Not an id.
     #[error("{0}; call list_environments to see the ids that exist")]
     Id(#[from] MalformedId),
+    /// Not an image's name.
+    #[error("argument image: {0}")]
+    Image(#[from] ReferenceError),
     /// An empty, long or unprintable name.
     #[error("name must be 1 to {NAME_MAX} printable characters; leave it out to use the id")]
     Name,
@@ -485,6 +491,16 @@ fn short_enough(
     }
 }
 
+/// An image's name.
+///
+/// # Errors
+///
+/// [`ArgumentError::TooLong`], [`ArgumentError::Image`].
+pub fn image(text: String) -> Result<Reference, ArgumentError> {
+    let text = short_enough("image", text, IMAGE_MAX, "name an image like python:3.13")?;
+    Ok(text.parse()?)
+}
+
 /// A pattern of file names.
 ///
 /// # Errors
@@ -594,6 +610,17 @@ mod tests {
         assert!(matches!(path(""), Err(ArgumentError::PathRelative { .. })));
         assert!(path(&format!("/{}", "x".repeat(PATH_MAX - 1))).is_ok());
         assert!(path(&format!("/{}", "x".repeat(PATH_MAX))).is_err());
+    }
+
+    #[test]
+    fn an_image_is_named_as_everywhere() {
+        let long = "a/".repeat(IMAGE_MAX);
+        let name = image("python".to_owned()).expect("a name").to_string();
+        assert_eq!(name, "docker.io/library/python:latest");
+        for bad in ["", "Python", "a b", "../x", &long] {
+            let error = image(bad.to_owned()).expect_err(bad).to_string();
+            assert!(error.contains("image") && error.len() < 2000, "{error}");
+        }
     }
 
     #[test]

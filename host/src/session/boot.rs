@@ -29,7 +29,7 @@ pub struct BootOptions {
     pub name: String,
     /// The boot disk.
     pub boot_disk: PathBuf,
-    /// The image: a read-only EROFS root.
+    /// The image: the VMDK descriptor of a read-only EROFS root.
     pub image: PathBuf,
     /// Virtual CPUs.
     pub vcpus: u8,
@@ -164,23 +164,23 @@ fn tail(console: &str) -> String {
 }
 
 fn specification(options: &BootOptions) -> MachineSpec {
-    let read_only = |serial: &str, path: &PathBuf| Disk {
+    let disk = |serial: &str, source: DiskSource| Disk {
         serial: serial.to_owned(),
-        source: DiskSource::ReadOnly(path.clone()),
+        source,
     };
     MachineSpec {
         name: options.name.clone(),
         vcpus: options.vcpus,
         memory_mib: options.memory_mib,
         disks: vec![
-            read_only(BOOT_DISK, &options.boot_disk),
-            read_only(IMAGE_DISK, &options.image),
-            Disk {
-                serial: SCRATCH_DISK.to_owned(),
-                source: DiskSource::Scratch {
+            disk(BOOT_DISK, DiskSource::ReadOnly(options.boot_disk.clone())),
+            disk(IMAGE_DISK, DiskSource::Extents(options.image.clone())),
+            disk(
+                SCRATCH_DISK,
+                DiskSource::Scratch {
                     mib: options.scratch_mib,
                 },
-            },
+            ),
         ],
         kernel_args: match options.kernel_log_level {
             0 => String::new(),

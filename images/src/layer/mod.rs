@@ -17,6 +17,25 @@
 //!                            └─ all else ──> index ──[Entries]──> root
 //! ```
 
+mod attributes;
+mod blob;
+mod compression;
+mod convert;
+mod data;
+mod error;
+mod index;
+mod member;
+mod path;
+mod stream;
+
+pub use attributes::AttributeFault;
+pub use compression::Compression;
+pub use convert::{Budget, Converted, convert};
+pub use data::read_content;
+pub use error::{LayerError, SETTING_BYTES, SETTING_ENTRIES, SETTING_FILE_BYTES};
+pub use index::Index;
+pub use path::PathFault;
+
 /// Bytes of a block, which content is laid out by: EROFS' block size, and the guest's page size.
 pub const BLOCK: u64 = 4096;
 

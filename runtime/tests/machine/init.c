@@ -8,6 +8,8 @@
  *   flood  print for ever
  *   echo   call host port 1000 and say hello; then serve port 2000, where each line is a host port
  *          to call, answered by "ok" or "no"
+ *   sum    read all of the second disk and print its length, its sum (as support.rs has it) and the
+ *          milliseconds that reading took
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,6 +20,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static int call_host(unsigned port) {
@@ -49,6 +52,25 @@ static void serve(void) {
     }
 }
 
+static void sum(void) {
+    static unsigned long long words[32768];
+    unsigned long long sum = 0, length = 0, spent = 0;
+    struct timespec from, to;
+    char line[128];
+    mount("dev", "/dev", "devtmpfs", 0, 0);
+    int disk = open("/dev/vdb", O_RDONLY);
+    for (;;) {
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        long got = read(disk, words, sizeof words);
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        spent += (to.tv_sec - from.tv_sec) * 1000000000ull + to.tv_nsec - from.tv_nsec;
+        if (got <= 0) break;
+        length += got;
+        for (long i = 0; i < got / 8; i++) sum = sum * 31 + words[i];
+    }
+    write(1, line, snprintf(line, sizeof line, "length %llu sum %016llx ms %llu\n", length, sum, spent / 1000000));
+}
+
 int main(void) {
     static char line[4096], text[8192];
     mount("proc", "/proc", "proc", 0, 0);
@@ -58,6 +80,7 @@ int main(void) {
         memset(text, 'x', sizeof text);
         for (;;) write(1, text, sizeof text);
     }
+    if (strstr(line, "test=sum")) sum();
     if (strstr(line, "test=probe")) write(1, "test-answer\n", 12);
     sleep(1);
     reboot(RB_AUTOBOOT);

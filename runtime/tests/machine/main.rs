@@ -7,6 +7,7 @@
 //! e2fsprogs, erofs-utils and a C compiler with a static libc. One binary, so that the tests can
 //! take turns: no more than two machines run at once.
 
+mod extents;
 mod failures;
 mod guest;
 mod life;

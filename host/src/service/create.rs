@@ -1,0 +1,315 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Creating an environment: which image, having it, booting a machine of it.
+//!
+//! Each part has a time of its own: an image that has to be fetched takes nothing from the boot. Whatever part fails
+//! or is given up, nothing of the environment is left; what was fetched of an image stays.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use waggle_images::{
+    Image, ImagesError, Reference,
+    images::{PROTOCOL_LABEL, Progress, Pull, Stage},
+};
+use waggle_protocol::handshake::{VERSION_MAX, VERSION_MIN};
+
+use super::{
+    Call, Live, Service, ServiceError, image::Surroundings, install::Installs, keyed::KeyedRuns,
+    now, process::Processes, validate, watch,
+};
+use crate::{
+    environment::{
+        Environment, EnvironmentId, Runtime, Status,
+        store::{Store, minutes},
+    },
+    network::{guest::Prepared, ports::Ports},
+    session::{BootError, BootOptions, LinkError, Session},
+};
+
+/// What a caller wants created.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// What for.
+    pub runtime: Runtime,
+    /// The image's name; that of the runtime if absent.
+    pub image: Option<String>,
+    /// The user's name for it.
+    pub name: Option<String>,
+    /// Idle minutes until it is destroyed.
+    pub timeout_minutes: Option<u32>,
+    /// What of the server's network policy it may use; all of it if absent.
+    pub network: Option<String>,
+}
+
+/// Frees an environment's place if its creation does not come to an end.
+struct Reservation<'a> {
+    store: &'a Store<Live>,
+    id: Option<EnvironmentId>,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = &self.id {
+            self.store.remove(id);
+        }
+    }
+}
+
+/// A machine that takes work.
+struct Booted {
+    session: Session,
+    network: Prepared,
+    surroundings: Surroundings,
+}
+
+impl Service {
+    /// Has the image, boots a machine of it, and returns its environment once it takes work.
+    ///
+    /// Dropping the future ends a fetch, or stops the boot, and leaves nothing of the environment behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`]; nothing is left of the attempt.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateRequest,
+        call: &Arc<Call>,
+    ) -> Result<Environment, ServiceError> {
+        let idle_minutes = match request.timeout_minutes {
+            Some(given) => validate::timeout_minutes(given)?,
+            None => self.settings.default_timeout_min,
+        };
+        let name = request.name.map(validate::name).transpose()?;
+        let runtime = request.runtime;
+        let reference = self.choose_image(runtime, request.image)?;
+        let policy = self.network.gateway.policy();
+        let policy = match request.network {
+            Some(text) => policy.narrow(&text)?,
+            None => policy.clone(),
+        };
+        // The server does not exit before this has cleaned up after itself.
+        let _under_way = self.tasks.token();
+        let id = EnvironmentId::random();
+        self.store.insert(Environment {
+            name: name.unwrap_or_else(|| id.to_string()),
+            id: id.clone(),
+            runtime,
+            status: Status::Creating,
+            created_at: now(),
+            idle_timeout: minutes(idle_minutes),
+            failure: None,
+            network: policy.to_string(),
+            image: reference.clone(),
+            made: None,
+        })?;
+        let mut reservation = Reservation {
+            store: &self.store,
+            id: Some(id.clone()),
+        };
+
+        let work = async {
+            let image = self.have_image(&reference, call).await?;
+            call.stage("booting");
+            let options = self.boot_options(&id, &image);
+            let booted = self.boot(&options, &image).await?;
+            Ok::<_, ServiceError>((image, booted))
+        };
+        let (image, booted) = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(ServiceError::ShuttingDown),
+            outcome = work => outcome?,
+        };
+        let times = booted.session.boot_times();
+        tracing::info!(
+            %id, %runtime, image = %image.reference, digest = %image.manifest, init = ?times.init,
+            ready = ?times.ready, network = ?booted.network.took(), "environment booted"
+        );
+        let made = booted.surroundings.made(&image);
+        let live = Arc::new(Live {
+            session: booted.session,
+            venv: AtomicBool::new(false),
+            network: booted.network,
+            surroundings: booted.surroundings,
+            _image: image,
+            egress: self.network.gateway.egress(id.to_string(), policy),
+            way_out: CancellationToken::new(),
+            installing: tokio::sync::Mutex::<Installs>::default(),
+            keyed: KeyedRuns::default(),
+            processes: Processes::default(),
+            ports: Ports::default(),
+        });
+        let environment = self.store.booted(&id, Arc::clone(&live), made)?;
+        reservation.id = None;
+        self.open_way_out(&live);
+        self.tasks.spawn(watch(
+            Arc::clone(&self.store),
+            id,
+            live.session.machine().died(),
+        ));
+        Ok(environment)
+    }
+
+    /// The image that a caller wants, if it is permitted.
+    fn choose_image(
+        &self,
+        runtime: Runtime,
+        given: Option<String>,
+    ) -> Result<Reference, ServiceError> {
+        let Some(given) = given else {
+            return Ok(self.settings.image(runtime).clone());
+        };
+        let reference: Reference = validate::image(given)?;
+        let of_the_owner = Runtime::ALL.map(|runtime| self.settings.image(runtime));
+        if of_the_owner.contains(&&reference) || self.settings.image_allow.permits(&reference) {
+            return Ok(reference);
+        }
+        Err(ServiceError::ImageNotAllowed {
+            reference,
+            owners: of_the_owner.map(ToString::to_string).join(", "),
+        })
+    }
+
+    /// Sees to it that an image is there, within a time of its own, and that its agent and this server understand
+    /// each other.
+    async fn have_image(
+        &self,
+        reference: &Reference,
+        call: &Arc<Call>,
+    ) -> Result<Image, ServiceError> {
+        call.stage("looking for the image");
+        let follower = Arc::clone(call);
+        let report = move |progress: Progress| tell(progress, &follower);
+        let limit = self.settings.image_pull_timeout;
+        let image = timeout(limit, self.images.ensure(reference, Pull::Missing, &report)).await;
+        let image = image
+            .map_err(|_| ServiceError::PullTimeout {
+                reference: reference.clone(),
+                limit,
+            })?
+            .map_err(|source| ServiceError::Image {
+                reference: reference.clone(),
+                source: Box::new(source),
+            })?;
+        let spoken = image.config.labels.get(PROTOCOL_LABEL);
+        if !self.settings.agent_inject
+            && let Some(range) = spoken.and_then(|text| versions(text))
+            && (range.0 > VERSION_MAX || range.1 < VERSION_MIN)
+        {
+            return Err(ServiceError::ImageAgent {
+                reference: reference.clone(),
+                spoken: range,
+            });
+        }
+        Ok(image)
+    }
+
+    /// A guest that knows its image and its way out. Nothing is left of one that could not be told.
+    async fn boot(&self, options: &BootOptions, image: &Image) -> Result<Booted, BootError> {
+        let session = Session::boot(&self.vmm, options).await?;
+        let prepare = async {
+            let surroundings = Surroundings::prepare(&session, &image.config).await?;
+            let key = image.key.to_string();
+            let network = self.network.guest.prepare(&session, &key).await?;
+            Ok((surroundings, network))
+        };
+        let error = match timeout(options.timeout, prepare).await {
+            Ok(Ok((surroundings, network))) => {
+                return Ok(Booted {
+                    session,
+                    network,
+                    surroundings,
+                });
+            }
+            Ok(Err(error)) => BootError::Prepare(error),
+            Err(_) => BootError::Prepare(LinkError::Unanswered {
+                seconds: options.timeout.as_secs(),
+            }),
+        };
+        session.close().await;
+        Err(error)
+    }
+
+    fn boot_options(&self, id: &EnvironmentId, image: &Image) -> BootOptions {
+        BootOptions {
+            name: id.to_string(),
+            boot_disk: self.boot_disk.clone(),
+            image: image.disk.clone(),
+            vcpus: self.settings.default_cpus,
+            memory_mib: self.settings.default_memory_mb,
+            scratch_mib: self.settings.default_disk_mb,
+            inject_agent: self.settings.agent_inject,
+            kernel_log_level: self.settings.log_level,
+            timeout: self.settings.boot_timeout,
+        }
+    }
+}
+
+/// Whether an image that is to be used is there, or how it comes to be; for the server's start. Blocks.
+///
+/// # Errors
+///
+/// It is of this host, and not there.
+pub fn find_image(
+    images: &waggle_images::Images,
+    reference: &Reference,
+) -> Result<bool, ImagesError> {
+    match images.inspect(reference) {
+        Ok(_) => Ok(true),
+        Err(ImagesError::NotThere { .. }) if !reference.is_local() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells a call how far its image is.
+fn tell(progress: Progress, call: &Call) {
+    let Progress { stage, done, total } = progress;
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    call.stage(match stage {
+        Stage::Resolve => "looking for the image",
+        Stage::Download => "fetching the image",
+        Stage::Convert | Stage::Root => "preparing the image",
+        Stage::Push => "sending the image",
+    });
+    match stage {
+        Stage::Download => {
+            call.printed(format!("{} of {} MiB\n", mib(done), mib(total)).as_bytes())
+        }
+        Stage::Convert => call.printed(format!("{done} of {total} layers\n").as_bytes()),
+        Stage::Resolve | Stage::Root | Stage::Push => {}
+    }
+}
+
+/// `FIRST-LAST`, as our images' label has it.
+fn versions(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_names_versions_or_nothing() {
+        assert_eq!(versions("1-3"), Some((1, 3)));
+        assert_eq!(versions("4"), Some((4, 4)));
+        for odd in ["", "-", "1-", "x", "1-2-3", "99999", "1 - 2"] {
+            assert_eq!(versions(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn progress_is_told_as_a_part_and_how_far_it_is() {
+        let call = Call::default();
+        let progress = |stage, done, total| Progress { stage, done, total };
+        tell(progress(Stage::Download, 3 << 20, 50 << 20), &call);
+        assert_eq!(call.newest_line(), "fetching the image: 3 of 50 MiB");
+        tell(progress(Stage::Convert, 1, 4), &call);
+        assert_eq!(call.newest_line(), "preparing the image: 1 of 4 layers");
+        tell(progress(Stage::Root, 0, 0), &call);
+        assert_eq!(call.newest_line(), "preparing the image");
+    }
+}

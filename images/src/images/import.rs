@@ -1,0 +1,195 @@
+// SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//! Images from files: their names, their manifests for this host, and a root file system made into an image.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::install::{Done, Install, Supply, blocking, read_image};
+use super::progress::{Meter, reporting};
+use super::{Error, Images, Report, Summary};
+use crate::layer::{Index, Kind as EntryKind};
+use crate::reference::Reference;
+use crate::registry::{Manifest, Platform, pick};
+use crate::source::{Content, Found, Kind, Name, Source, SourceError, single_layer};
+use crate::store::{
+    Conversion, Expected, Layer, Provenance, Quota, Stopper, StoreError, Visit,
+};
+
+/// How many indexes may be in one another: a layout's own one, a list of images, one of platforms.
+const DEEPEST: u32 = 3;
+
+impl Images {
+    /// Takes all images of a file or folder in, under their own names or under this one. Cancel-safe: what is in already
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// It has no image that can be used, or none with a name. Images before the one that fails are in.
+    pub async fn import(
+        &self,
+        path: &Path,
+        name: Option<&Reference>,
+        report: &Report,
+    ) -> Result<Vec<Summary>, Error> {
+        let meter = Meter::default();
+        let imported = reporting(&meter, report, self.import_metered(path, name, &meter)).await?;
+        self.evict().await;
+        let mut summaries = self.list()?;
+        summaries.retain(|summary| imported.contains(&summary.reference));
+        Ok(summaries)
+    }
+
+    async fn import_metered(
+        &self,
+        path: &Path,
+        name: Option<&Reference>,
+        meter: &Meter,
+    ) -> Result<Vec<Reference>, Error> {
+        let stopper = Stopper::default();
+        let visit = self.store.visit().await?;
+        let (owned, limits) = (path.to_owned(), self.options.limits.clone());
+        let source = Arc::new(blocking(move || Source::open(&owned, &limits)).await?);
+        let install = |supply| Install {
+            images: self,
+            visit: &visit,
+            supply,
+            meter,
+            stopper: &stopper,
+            provenance: Provenance::Imported,
+        };
+        if source.kind() == Kind::RootFs {
+            let reference = name.ok_or_else(|| unnamed(path, None))?;
+            let (config, manifest) = self.root_fs(&visit, &source, &stopper).await?;
+            visit.put_blob(&config)?;
+            let image = read_image(&reference.to_string(), &manifest, "", &self.options.limits)?;
+            let done = install(Supply::Store).run(&manifest, &manifest, &image).await?;
+            visit.remember(&done.record(reference))?;
+            return Ok(vec![reference.clone()]);
+        }
+        let images = named(&source, name)?;
+        let mut imported = Vec::new();
+        for (found, references) in images {
+            let (manifest, image) = self.manifest(&source, &found).await?;
+            let supply = Supply::Source(Arc::clone(&source));
+            let done: Done = install(supply).run(&found.document, &manifest, &image).await?;
+            for reference in references {
+                visit.remember(&done.record(&reference))?;
+                imported.push(reference);
+            }
+        }
+        Ok(imported)
+    }
+
+    /// This host's image of what was found.
+    async fn manifest(
+        &self,
+        source: &Arc<Source>,
+        found: &Found,
+    ) -> Result<(Vec<u8>, crate::registry::ImageManifest), Error> {
+        let limits = &self.options.limits;
+        let what = source.path().display().to_string();
+        let mut bytes = Bytes::copy_from_slice(&found.document);
+        let mut media_type = found.media_type.clone();
+        for _ in 0..DEEPEST {
+            let entries = match Manifest::read(&what, &bytes, &media_type, limits)? {
+                Manifest::Image(image) => return Ok((bytes.to_vec(), image)),
+                Manifest::Index(entries) => entries,
+            };
+            let entry = pick(&what, &entries, &Platform::host())?.descriptor.clone();
+            let (source, limit) = (Arc::clone(source), entry.size.min(limits.manifest_bytes));
+            bytes = blocking(move || source.document(&entry.digest, limit)).await?.into();
+            media_type = entry.media_type;
+        }
+        Err(Error::Nested { what, limit: DEEPEST })
+    }
+
+    /// Takes a root file system in as a layer, and says what its configuration and its manifest are.
+    async fn root_fs(
+        &self,
+        visit: &Visit,
+        source: &Arc<Source>,
+        stopper: &Stopper,
+    ) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let limits = &self.options.limits;
+        let expected = Expected { digest: None, size: None, limit: limits.blob_bytes };
+        let (copier, file, stop) = (visit.clone(), Arc::clone(source), stopper.stop());
+        let (blob, size, magic) = blocking(move || {
+            let mut magic = [0; 4];
+            let content = file.tar()?;
+            begin(file.tar()?, &mut magic);
+            let copied = copier.copy_blob(content, expected, file.path(), &stop, &|_| ());
+            copied.map(|(blob, size)| (blob, size, magic)).map_err(Error::from)
+        })
+        .await?;
+        let conversion = Conversion { blob, diff_id: None, compression: None };
+        let quota = Quota::new(limits);
+        let layer = visit.make_layer(conversion, &quota, &stopper.stop()).await?;
+        let (diff_id, path) = (layer.diff_id, source.path().to_owned());
+        if blocking(move || is_of_images(&layer)).await? {
+            return Err(SourceError::Compressed { path }.into());
+        }
+        Ok(single_layer(blob, size, magic, &diff_id))
+    }
+}
+
+/// The first bytes of a file; zeros for what it does not have.
+fn begin(content: Content, magic: &mut [u8; 4]) {
+    let mut head = Vec::new();
+    // What cannot be read is told by whoever reads it next.
+    if content.take(4).read_to_end(&mut head).is_ok() {
+        for (to, from) in magic.iter_mut().zip(head) {
+            *to = from;
+        }
+    }
+}
+
+/// Whether a layer is an archive of images, which was compressed so that nobody could tell.
+fn is_of_images(layer: &Layer) -> Result<bool, Error> {
+    let damaged = |source| StoreError::Layer { blob: layer.diff_id, source };
+    for entry in Index::open(&layer.index).map_err(damaged)? {
+        let entry = entry.map_err(damaged)?;
+        let telling = matches!(entry.path.as_slice(), b"manifest.json" | b"oci-layout");
+        if telling && matches!(entry.kind, EntryKind::File { .. }) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn unnamed(path: &Path, tag: Option<String>) -> Error {
+    Error::Unnamed { path: path.to_owned(), tag }
+}
+
+/// What each image is going to be called.
+fn named(
+    source: &Source,
+    name: Option<&Reference>,
+) -> Result<Vec<(Found, Vec<Reference>)>, Error> {
+    let found = source.images();
+    if let Some(name) = name {
+        return match found {
+            [one] => Ok(vec![(one.clone(), vec![name.clone()])]),
+            _ => Err(Error::Ambiguous { path: source.path().to_owned(), count: found.len() }),
+        };
+    }
+    let mut images = Vec::new();
+    for image in found {
+        let mut references = Vec::new();
+        for name in &image.names {
+            match Name::of(name) {
+                Name::Full(full) => references.push(full.parse()?),
+                Name::Tag(tag) => return Err(unnamed(source.path(), Some(tag))),
+            }
+        }
+        if references.is_empty() {
+            return Err(unnamed(source.path(), None));
+        }
+        images.push((image.clone(), references));
+    }
+    Ok(images)
+}
