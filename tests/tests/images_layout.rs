@@ -4,6 +4,11 @@
 //! What `./dev images` makes of package trees: `tools/oci_image.py`, judged by skopeo, umoci and GNU tar, and
 //! `tools/registries.py`.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "JSON gives null for what is absent; anything else that is missing fails the test"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,6 +18,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use waggle_protocol::handshake::{VERSION_MAX, VERSION_MIN};
+use waggle_tests::image_registry::have;
 
 /// Makes the base of all cases.
 const BASE: &str = r#"
@@ -161,19 +167,6 @@ fn printed(output: &Output) -> String {
 
 fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("read")).expect("JSON")
-}
-
-fn have(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output();
-    let found = found.expect("sh runs").status.success();
-    if !found {
-        eprintln!(
-            "skipped: {program} is not installed; `./dev test` installs it where it is packaged"
-        );
-    }
-    found
 }
 
 #[test]
