@@ -168,7 +168,7 @@ impl Images {
         &self,
         reference: &Reference,
         pull: Pull,
-        report: &Report,
+        report: &Report<'_>,
     ) -> Result<Image, Error> {
         let meter = Meter::default();
         let (image, pulled) =

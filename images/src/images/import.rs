@@ -34,7 +34,7 @@ impl Images {
         &self,
         path: &Path,
         name: Option<&Reference>,
-        report: &Report,
+        report: &Report<'_>,
     ) -> Result<Vec<Summary>, Error> {
         let meter = Meter::default();
         let imported = reporting(&meter, report, self.import_metered(path, name, &meter)).await?;

@@ -34,7 +34,7 @@ pub struct Progress {
 }
 
 /// Who is told. Called at most ten times in a second, never twice with the same, from the task that waits.
-pub type Report = dyn Fn(Progress) + Send + Sync;
+pub type Report<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// Two reports are at least so far apart.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -105,7 +105,7 @@ impl Meter {
 /// Tells how far `work` is while it goes on. Cancel-safe if the work is.
 pub(super) async fn reporting<T>(
     meter: &Meter,
-    report: &Report,
+    report: &Report<'_>,
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = std::pin::pin!(work);

@@ -24,7 +24,7 @@ impl Images {
         &self,
         local: &Reference,
         to: &Reference,
-        report: &Report,
+        report: &Report<'_>,
     ) -> Result<Digest, Error> {
         let meter = Meter::default();
         reporting(&meter, report, self.push_metered(local, to, &meter)).await

@@ -50,8 +50,8 @@ pub enum LayerError {
         /// What it was recognised as.
         name: &'static str,
     },
-    /// The compressed stream is damaged, or something else follows it.
-    #[error("the layer's {compression} stream is damaged: pull the image again")]
+    /// The compressed stream is damaged, or something else follows it, or it needs more memory than it may have.
+    #[error("the layer's {compression} stream cannot be uncompressed: pull the image again")]
     Corrupt {
         /// How it is compressed.
         compression: Compression,

@@ -99,3 +99,6 @@ pub struct Extent {
     /// How many. The last of a file is filled up with zeros.
     pub blocks: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,7 @@ impl CredentialSources {
             return Ok(None);
         };
         // Helpers are run here, with a deadline; the crate would wait for them without one.
+        forget_empty(&mut config);
         let helpers = config.remove("credHelpers");
         let store = config.remove("credsStore");
         let names = aliases(registry);
@@ -220,6 +221,16 @@ async fn read(path: &Path) -> Result<Option<Map<String, Value>>, Problem> {
         line: error.line(),
         column: error.column(),
     })
+}
+
+/// Docker leaves an empty `auth` where the login is with a helper: that is none.
+fn forget_empty(config: &mut Map<String, Value>) {
+    let auths = config.get_mut("auths").and_then(Value::as_object_mut);
+    for entry in auths.into_iter().flat_map(|auths| auths.values_mut()) {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.retain(|_, value| value.as_str() != Some(""));
+        }
+    }
 }
 
 /// The names under which a registry's login is kept. Docker Hub's is a URL, for historical reasons.

@@ -98,8 +98,7 @@ impl Endpoint {
             response
         };
         if response.status() == StatusCode::UNAUTHORIZED {
-            let found = self.credentials.find(&self.name, ask.repository).await;
-            return Err(self.asking(ask.repository, ask.access).unauthorized(&found));
+            return Err(self.unauthorized(ask.repository, ask.access).await);
         }
         if response.status().is_success() {
             return Ok(response);
@@ -125,6 +124,18 @@ impl Endpoint {
         }
         let response = request.send().await;
         response.map_err(|error| of_request(&self.name, ask.what, error))
+    }
+
+    /// That the login which there is, if there is one, does not suffice.
+    pub(super) async fn unauthorized(&self, repository: &str, access: Access) -> RegistryError {
+        let found = self.credentials.find(&self.name, repository).await;
+        self.asking(repository, access).unauthorized(&found)
+    }
+
+    /// Drops an authorization that did not suffice.
+    pub(super) async fn forget(&self, repository: &str, access: Access) {
+        let mut granted = self.granted.lock().await;
+        granted.remove(&(repository.to_owned(), access));
     }
 
     async fn known(&self, ask: &Ask<'_>) -> Option<Authorization> {
@@ -206,8 +217,8 @@ impl Endpoint {
     }
 
     fn push_config(&self, base: &str) -> ClientConfig {
-        // The client has no switch for the environment's proxies. Naming one of its own turns those off, and `*` keeps
-        // everything from that one.
+        // The client has no switch for the environment's proxies. Naming one of its own turns those off, and the list keeps
+        // loopback from that one.
         let direct = tls::is_loopback(&self.name);
         ClientConfig {
             protocol: if base.starts_with("http:") {
@@ -221,7 +232,7 @@ impl Endpoint {
             connect_timeout: Some(self.timeouts.connect),
             user_agent: self.user_agent,
             http_proxy: direct.then(|| "http://127.0.0.1:9".to_owned()),
-            no_proxy: direct.then(|| "*".to_owned()),
+            no_proxy: direct.then(|| "127.0.0.0/8,::1,localhost".to_owned()),
             ..ClientConfig::default()
         }
     }
@@ -249,12 +260,13 @@ impl Endpoint {
         let Err(by_tls) = look("https").await else {
             return Ok(Scheme::Https);
         };
-        let certificate = matches!(
-            tls_cause(&by_tls),
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
-        );
-        // An answer that cannot be followed is an answer.
-        if certificate || by_tls.is_redirect() {
+        // What is no TLS message at all is another protocol. Every other objection is that of somebody who speaks TLS,
+        // and so is an answer that cannot be followed.
+        let speaks = match tls_cause(&by_tls) {
+            Some(cause) => !matches!(cause, rustls::Error::InvalidMessage(_)),
+            None => by_tls.is_redirect(),
+        };
+        if speaks {
             return Ok(Scheme::Https);
         }
         match look("http").await {
@@ -294,12 +306,6 @@ pub(super) fn of_status(
 ) -> RegistryError {
     let (host, what) = (host.to_owned(), what.to_owned());
     match status {
-        StatusCode::UNAUTHORIZED => RegistryError::Unauthorized {
-            host,
-            what,
-            had_login: true,
-            note: None,
-        },
         StatusCode::FORBIDDEN => RegistryError::Denied { host, what },
         StatusCode::NOT_FOUND => RegistryError::NotFound { host, what },
         StatusCode::TOO_MANY_REQUESTS => RegistryError::RateLimited { host, after },

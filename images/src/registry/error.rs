@@ -345,15 +345,8 @@ pub(super) fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a r
             return Some(found);
         }
         // An io::Error names its inner error's cause as its own, and so hides the inner one.
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && let Some(inner) = io.get_ref()
-        {
-            if let Some(found) = inner.downcast_ref::<rustls::Error>() {
-                return Some(found);
-            }
-            if let Some(found) = inner.source().and_then(|inner| tls_cause(inner)) {
-                return Some(found);
-            }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return tls_cause(io.get_ref()?);
         }
         next = error.source();
     }

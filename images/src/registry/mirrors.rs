@@ -61,7 +61,7 @@ impl FromStr for Mirror {
     type Err = MirrorError;
 
     fn from_str(text: &str) -> Result<Self, MirrorError> {
-        let form = || MirrorError::Form(text.to_owned());
+        let form = || MirrorError::Form(without_login(text));
         let (registry, place) = text.split_once('=').ok_or_else(form)?;
         let (plain, place) = match place.split_once("://") {
             Some(("http", place)) => (true, place),
@@ -95,6 +95,14 @@ impl FromStr for Mirror {
             host,
             prefix: path.unwrap_or_default().to_owned(),
         })
+    }
+}
+
+/// A login has no place in a mirror's name, and none in a message.
+fn without_login(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => format!("…@{rest}"),
+        None => text.to_owned(),
     }
 }
 
@@ -147,7 +155,8 @@ mod tests {
             "docker.io=mirror.example/Hub",
         ] {
             let parsed = text.parse::<Mirror>();
-            assert_eq!(parsed, Err(MirrorError::Form(text.to_owned())));
+            assert_eq!(parsed, Err(MirrorError::Form(without_login(text))));
+            assert!(!without_login(text).contains("secret"));
         }
         let plain = "docker.io=http://mirror.example";
         let parsed = plain.parse::<Mirror>();

@@ -24,6 +24,7 @@
 mod auth;
 mod blob;
 mod credentials;
+mod document;
 mod endpoint;
 mod error;
 mod manifest;
@@ -41,10 +42,9 @@ use bytes::Bytes;
 
 pub use blob::BlobStream;
 pub use credentials::CredentialSources;
+pub use document::{Descriptor, ImageManifest, IndexEntry, Manifest, Platform, media, pick};
 pub use error::RegistryError;
-pub use manifest::{
-    Descriptor, ImageManifest, IndexEntry, Manifest, Platform, Resolved, media, pick,
-};
+pub use manifest::Resolved;
 pub use mirrors::{Mirror, MirrorError};
 pub use push::{Content, Push};
 pub use retry::Retries;

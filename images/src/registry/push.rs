@@ -140,7 +140,8 @@ impl Registry {
             let sent = client.push_blob_stream(&target, pieces, &digest, Some(content.size));
             bounded(&place, &what, longest, sent).await
         };
-        place.retries.run(attempt).await.map(|_| ())
+        let push = async || renewed(&place, attempt).await;
+        place.retries.run(push).await.map(|_| ())
     }
 
     /// Lets the registry take a blob from another of its repositories. False if it does not: then send it.
@@ -167,7 +168,12 @@ impl Registry {
                 Err(error) => Err(error),
             }
         };
-        bounded(&place, &what, place.endpoint.timeouts.answer, mounted).await
+        let answer = place.endpoint.timeouts.answer;
+        match bounded(&place, &what, answer, mounted).await {
+            // A token for one repository does not open the other.
+            Err(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }) => Ok(false),
+            outcome => outcome,
+        }
     }
 
     /// Sends a manifest or index under its tag, or under its digest. Returns the digest.
@@ -203,7 +209,8 @@ impl Registry {
             let sent = client.push_manifest_raw(&target, bytes, content_type);
             bounded(&place, &what, place.endpoint.timeouts.answer, sent).await
         };
-        place.retries.run(attempt).await?;
+        let push = async || renewed(&place, attempt).await;
+        place.retries.run(push).await?;
         Ok(digest)
     }
 
@@ -244,31 +251,53 @@ async fn open(content: &Content) -> Result<tokio::fs::File, RegistryError> {
     Err(unreadable(io::Error::other(text)))
 }
 
+/// Once more with a new token, if that which was there does not suffice: it may have ended meanwhile.
+async fn renewed<T>(
+    place: &Place,
+    request: impl AsyncFn() -> Result<T, RegistryError>,
+) -> Result<T, RegistryError> {
+    match request().await {
+        Err(RegistryError::Unauthorized { .. }) => {
+            place.endpoint.forget(&place.repository, Access::Push).await;
+            request().await
+        }
+        outcome => outcome,
+    }
+}
+
 async fn bounded<T>(
     place: &Place,
     what: &str,
     longest: Duration,
     request: impl Future<Output = Result<T, OciDistributionError>>,
 ) -> Result<T, RegistryError> {
-    let host = &place.endpoint.name;
+    let endpoint = &place.endpoint;
     match tokio::time::timeout(longest, request).await {
-        Ok(outcome) => outcome.map_err(|error| of_push(host, what, error)),
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => match of_push(&endpoint.name, what, error) {
+            Some(error) => Err(error),
+            None => Err(endpoint.unauthorized(&place.repository, Access::Push).await),
+        },
         Err(_) => Err(RegistryError::Stalled {
-            host: host.clone(),
+            host: endpoint.name.clone(),
             what: what.to_owned(),
             waited: longest,
         }),
     }
 }
 
-fn of_push(host: &str, what: &str, error: OciDistributionError) -> RegistryError {
+/// What the pushing client's error means. None: the login does not suffice.
+fn of_push(host: &str, what: &str, error: OciDistributionError) -> Option<RegistryError> {
     let unexpected = |detail: String| RegistryError::Unexpected {
         host: host.to_owned(),
         what: what.to_owned(),
         detail,
     };
-    match error {
+    let error = match error {
         OciDistributionError::RequestError(error) => of_request(host, what, error),
+        OciDistributionError::ServerError { code: 401, .. }
+        | OciDistributionError::AuthenticationFailure(_)
+        | OciDistributionError::UnauthorizedError { .. } => return None,
         OciDistributionError::ServerError { code, message, .. } => {
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST);
             match of_status(host, what, status, None) {
@@ -279,13 +308,10 @@ fn of_push(host: &str, what: &str, error: OciDistributionError) -> RegistryError
                 error => error,
             }
         }
-        OciDistributionError::AuthenticationFailure(_)
-        | OciDistributionError::UnauthorizedError { .. } => {
-            of_status(host, what, StatusCode::UNAUTHORIZED, None)
-        }
         OciDistributionError::RegistryError { envelope, .. } => {
             unexpected(format!("{:?}", said(&envelope.to_string())))
         }
         error => unexpected(chain(&error)),
-    }
+    };
+    Some(error)
 }
