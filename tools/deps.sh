@@ -47,6 +47,43 @@ missing_packages() {
 
 apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"; }
 
+# missing_test_packages: the same for what tests alone use, the tools of others that make, serve and unpack images.
+missing_test_packages() {
+    need() { have "$1" || echo "$2"; }
+    need docker-registry docker-registry
+    need skopeo skopeo
+    need umoci umoci
+    need buildah buildah
+    need htpasswd apache2-utils
+    need openssl openssl
+}
+
+# Never fails: where one of them is not to be had, its tests say that they were skipped.
+install_test_packages() {
+    if [ "$(id -u)" -ne 0 ] && ! have sudo; then
+        echo "neither root nor sudo: nothing is installed"
+        return 0
+    fi
+    had_registry=
+    if have docker-registry; then had_registry=yes; fi
+    apt_get update || echo "apt-get update failed: going on with the lists there are"
+    for package in $(missing_test_packages); do
+        apt_get install --no-install-recommends "$package" || echo "$package cannot be installed"
+    done
+    # The tests start registries of their own: none is to listen on this system because of them.
+    if [ -z "$had_registry" ] && have docker-registry && [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now docker-registry || :
+    fi
+}
+
+test_deps() {
+    if [ -n "$(missing_test_packages)" ]; then
+        step "packages for tests: $(missing_test_packages | paste -sd' ')" install_test_packages
+        left=$(missing_test_packages | paste -sd' ')
+        [ -z "$left" ] || say "    going on without $left: tests that need them say that they are skipped"
+    fi
+}
+
 install_packages() {
     apt_get update || say "apt-get update failed: going on with the lists there are"
     # Asked again: with fresh lists, rustup may turn out to be packaged.

@@ -1,17 +1,19 @@
 # shellcheck shell=sh disable=SC2034,SC2164
 # SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 # SPDX-License-Identifier: Apache-2.0
-# ./dev images: Debian's packages become read-only EROFS roots, without a container engine.
+# ./dev images: Debian's packages become layered OCI images, without a container engine, and Waggle's own.
 #
-#   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst --pack + guest programs--> images/NAME-HASH.erofs
+#   recipe + suite (+ base's tree) --mmdebstrap--> trees/NAME-KEY.tar.zst
+#   trees + guest programs --oci_image.py--> oci/ (an OCI image layout) --waggle image import--> images/
 #
-# A tree is made once for each content of its recipe; the guest programs are laid over it when it is packed.
-# What the package managers in it say of their registries lies beside it, in trees/NAME-KEY-KEY.registries.
-# Sourced by ./dev.
+# A tree is made once for each content of its recipe; the guest programs are the last layer of each image.
+# What the package managers in it say of their registries lies beside it, in trees/NAME-KEY-KEY.registries,
+# and of all images together in images/registries.json. Sourced by ./dev.
 
 ALL_IMAGES='base python node shell'
 RECIPES=$ROOT/images/recipes
 TREES=$CACHE/trees
+OCI_DIR=$CACHE/oci
 
 # The key of an image's tree: a hash of all that goes into it (but for the day's state of Debian's archive).
 # Those on top of base take in base's content, so all images share one base, also after it is built anew.
@@ -124,27 +126,24 @@ make_tree() {
     cd "$ROOT"
 }
 
-# A hash over all that GUEST_PROGRAMS names.
-guest_key() {
-    for program in $GUEST_PROGRAMS; do sha256_of "$GUEST_OUT/$program"; done | sha256sum | cut -c1-16
+# layer_images NAME...: images of these trees, base first, into the layout.
+layer_images() {
+    mkdir -p "$OCI_DIR"
+    for name in "$@"; do set -- "$@" "$name=$(tree_file "$name")" && shift; done
+    "$(python)" "$ROOT/tools/oci_image.py" "$OCI_DIR" --guest "$GUEST_OUT" \
+        --programs "$(printf %s "$GUEST_PROGRAMS" | tr ' ' ,)" --handshake "$ROOT/protocol/src/handshake.rs" \
+        --version "$(sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")" "$@"
+    # Beside the images: those that are not made anew now keep what their trees said.
+    for named in "$@"; do cp -f "$(records_file "${named%%=*}")" "$OCI_DIR/${named%%=*}.registries"; done
 }
 
-# pack_image NAME KEY AGENT_SHA256 GUEST_KEY: tree and guest programs become the image's EROFS file.
-pack_image() {
-    packed=$(mktemp "$IMAGE_DIR/.packing-XXXXXX")
-    staged=$(mktemp -d "$CACHE/work-XXXXXX")
-    # shellcheck disable=SC2064
-    trap "rm -rf '$packed' '$staged'" EXIT
-    # shellcheck disable=SC2086 # several names
-    tar -c -f "$staged/guest.tar" --owner=root:0 --group=root:0 --mode=0755 --transform='s,^,./usr/libexec/waggle/,' \
-        -C "$GUEST_OUT" $GUEST_PROGRAMS
-    [ "$(guest_key)" = "$4" ] || die "the guest programs changed while they were being packed: run ./dev images again"
-    zstd -q -d -c "$(tree_file "$1")" >"$staged/tree.tar"
-    cp "$ROOT/tools/pack-erofs.sh" "$staged/pack.sh"
-    pack=$(cat "$staged/pack.sh")
-    cat "$staged/tree.tar" "$staged/guest.tar" | in_userns sh -c "$pack" >"$packed"
-    [ -s "$packed" ] || die "packing $1 gave an empty file"
-    "$(python)" "$ROOT/tools/image_index.py" put "$IMAGE_DIR" "$1" "$2" "$packed" "$3" "$(records_file "$1")"
+# take_images: what changed in the layout, into the store that Waggle reads.
+take_images() {
+    mkdir -p "$IMAGE_DIR"
+    WAGGLE_IMAGE_CACHE_DIR="$IMAGE_DIR" "$WAGGLE_EXE" image import "$OCI_DIR"
+    "$(python)" "$ROOT/tools/registries.py" "$IMAGE_DIR/registries.json" "$OCI_DIR"/*.registries
+    # What an older ./dev kept here.
+    rm -f "$IMAGE_DIR"/index.json "$IMAGE_DIR"/*.erofs "$IMAGE_DIR"/.packing-* "$IMAGE_DIR"/.index-*
 }
 
 # build_images [--rebuild] [NAME...]
@@ -159,38 +158,28 @@ build_images() {
         esac
     done
     wanted=${wanted:-$ALL_IMAGES}
-    for program in $GUEST_PROGRAMS; do
-        [ -x "$GUEST_OUT/$program" ] || {
-            build_guest
-            break
-        }
-    done
-    mkdir -p "$IMAGE_DIR" "$TREES"
+    mkdir -p "$TREES"
     check_userns
     lock images
-    agent_sha=$(sha256_of "$GUEST_OUT/waggle-guest")
-    guest_key=$(guest_key)
     base_tree=$(tree_file base)
     case "$rebuild $wanted " in 1*' base '*) rm -f "$base_tree" "$(records_file base)" ;; esac
     [ -f "$base_tree" ] || step "package tree of image base" make_tree base
     base_sha=$(sha256_of "$base_tree")
+    images=base
     for image in $wanted; do
         tree=$(tree_file "$image")
         if [ "$image" != base ]; then
             [ -z "$rebuild" ] || rm -f "$tree" "$(records_file "$image")"
             [ -f "$tree" ] || step "package tree of image $image" make_tree "$image" "$base_tree"
-        fi
-        records=$(records_file "$image")
-        [ -f "$records" ] || step "registries of image $image" ask_tree "$image"
-        key=$( (sha256_of "$ROOT/tools/pack-erofs.sh"; sha256_of "$tree"; echo "$guest_key") | sha256sum | cut -c1-16)
-        if "$(python)" "$ROOT/tools/image_index.py" current "$IMAGE_DIR" "$image" "$key"; then
-            "$(python)" "$ROOT/tools/image_index.py" record "$IMAGE_DIR" "$image" "$records"
-            say "    image $image is current"
-        else
-            step "EROFS root of image $image" pack_image "$image" "$key" "$agent_sha" "$guest_key"
+            images="$images $image"
         fi
     done
-    "$(python)" "$ROOT/tools/image_index.py" prune "$IMAGE_DIR"
+    for image in $images; do
+        [ -f "$(records_file "$image")" ] || step "registries of image $image" ask_tree "$image"
+    done
+    # shellcheck disable=SC2086 # several names
+    step "layers of images $images" layer_images $images
+    step "the images in Waggle's store" take_images
     prune_trees
     unlock
 }

@@ -18,6 +18,7 @@
 pub mod client;
 pub mod fixture;
 pub mod http;
+pub mod image_registry;
 pub mod permits;
 pub mod poll;
 pub mod processes;

@@ -8,10 +8,12 @@
 //! What is compared is measured in turns, so that noise of the host falls on all of it alike.
 
 mod calls;
+mod creates;
 mod download;
 mod floor;
 mod host;
 mod output;
+mod pulls;
 mod streams;
 
 use std::io::Write as _;
@@ -69,6 +71,8 @@ enum Part {
     Output,
     /// 256 MiB through the egress proxy
     Download,
+    /// An image of 1 GiB, and what environments of one image cost
+    Images,
 }
 
 const FILE_BYTES: usize = 16 << 20;
@@ -117,12 +121,31 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Part::Download) {
         report.extend(download::download(&host).await?);
     }
+    if wanted(Part::Images) {
+        images(&host, &mut report).await?;
+    }
 
     say(&format!("\n{report}"));
     say(&ratios(&report, session_exec.as_ref()));
     if let Some(path) = &line.json {
         let text = serde_json::to_string_pretty(&report.to_json())?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// An image of 1 GiB pulled, and environments of an image that is there.
+async fn images(host: &Host, report: &mut Report) -> anyhow::Result<()> {
+    if let Some(pulls) = pulls::pulls().await? {
+        report.extend(pulls.rows);
+        for (name, kib) in pulls.peaks {
+            report.add_size(name, kib);
+        }
+    }
+    let creates = creates::creates(host).await?;
+    report.extend(creates.rows);
+    for (name, kib) in creates.sizes {
+        report.add_size(name, kib);
     }
     Ok(())
 }
@@ -241,6 +264,15 @@ fn ratios(report: &Report, session_exec: Option<&Row>) -> String {
         Some(format!(
             "ping_under_bulk p95 {busy:.3} ms, ping_idle p95 {idle:.3} ms: {:.1} times",
             busy / idle
+        ))
+    })());
+    line((|| {
+        let (ours, theirs) = (p50("pull_root_1g")?, p50("skopeo_umoci_1g")?);
+        Some(format!(
+            "pull_root_1g {:.1} s, skopeo_umoci_1g {:.1} s: {:.0} %",
+            ours / 1e3,
+            theirs / 1e3,
+            100.0 * ours / theirs
         ))
     })());
     for name in ["download_256m_proxy", "download_256m_tunnel"] {
