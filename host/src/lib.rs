@@ -9,7 +9,7 @@
 //! [`resolve`] how a language becomes a command, [`boot_disk`] the guest programs that this binary
 //! carries. [`archive`] and [`cp`] are the two ends of `waggle cp`: routes of the server, and the command;
 //! [`port`] has both of `waggle port`, [`journal`] of `waggle network`. [`network`] is what an environment may reach, and what of it can be
-//! reached. Commands talk to a server through [`client`].
+//! reached. Commands talk to a server through [`client`]; [`image`] is the command that needs none.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod boot_disk;
 pub mod client;
 pub mod cp;
 pub mod environment;
+pub mod image;
 pub mod journal;
 mod lock;
 pub mod mcp;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The command line of `waggle`: `serve` (Streamable HTTP), `mcp` (stdio), `cp` (files and folders),
-//! `port` (forwards) and `network` (what was asked of the network).
+//! `port` (forwards), `network` (what was asked of the network) and `image` (the images of this host).
 //!
 //! Standard output belongs to the protocol and to the one line that says where a server or a forward is;
 //! logs go to standard error.
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use waggle::{
     archive, boot_disk, cp,
     environment::Runtime,
-    journal,
+    image, journal,
     mcp::{Handler, http, stdio},
     network::{
         gate::{Network, NetworkOptions},
@@ -66,6 +66,8 @@ enum Command {
     Network(journal::Arguments),
     /// Forward a port of this host to a port of an environment of a running `waggle serve`
     Port(port::Arguments),
+    /// Fetch, list, check and remove images
+    Image(Box<image::Arguments>),
 }
 
 /// How long a read of standard input, which nothing can interrupt, may hold up the end.
@@ -186,6 +188,14 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 announce(&address);
             }
             Ok(())
+        }
+        Command::Image(arguments) => {
+            let outcome = image::run(*arguments, &stop_signal()?).await?;
+            announce(&outcome.text);
+            match outcome.complaint {
+                Some(complaint) => Err(anyhow::anyhow!(complaint)),
+                None => Ok(()),
+            }
         }
     }
 }

@@ -139,13 +139,16 @@ pub enum ImageCommandError {
 pub struct Outcome {
     /// For standard output; not ended by a newline.
     pub text: String,
-    /// Whether it says that all is well.
-    pub good: bool,
+    /// What is not well, if anything: the command fails.
+    pub complaint: Option<String>,
 }
 
 impl Outcome {
     fn good(text: String) -> Self {
-        Self { text, good: true }
+        Self {
+            text,
+            complaint: None,
+        }
     }
 }
 
@@ -179,7 +182,9 @@ async fn act(
         Action::Pull { references } => pull(&images, &references).await,
         Action::Import { path, name } => {
             let progress = Progress::new(&path.display().to_string());
-            let imported = images.import(&path, name.as_ref(), &progress.report()).await;
+            let imported = images
+                .import(&path, name.as_ref(), &progress.report())
+                .await;
             progress.end();
             Ok(Outcome::good(show::named(&imported?)))
         }
@@ -206,7 +211,9 @@ async fn pull(images: &Images, references: &[Reference]) -> Result<Outcome, Imag
     for reference in references {
         // Not of a registry: whether it is here.
         let progress = Progress::new(&reference.to_string());
-        let image = images.ensure(reference, Pull::Always, &progress.report()).await;
+        let image = images
+            .ensure(reference, Pull::Always, &progress.report())
+            .await;
         progress.end();
         lines.push(format!("{reference} {}", image?.manifest));
     }
@@ -220,7 +227,9 @@ async fn check(
     stop: Stop,
 ) -> Result<Outcome, ImageCommandError> {
     let progress = Progress::new(&reference.to_string());
-    let image = images.ensure(reference, Pull::Missing, &progress.report()).await;
+    let image = images
+        .ensure(reference, Pull::Missing, &progress.report())
+        .await;
     progress.end();
     let image = image?;
     tokio::task::spawn_blocking(move || {
@@ -233,7 +242,8 @@ async fn check(
         };
         Ok(Outcome {
             text,
-            good: checked.is_good(),
+            complaint: (!checked.is_good())
+                .then(|| format!("{} lacks something that environments need", image.reference)),
         })
     })
     .await?
@@ -270,13 +280,15 @@ fn local(action: Action, images: &Images) -> Result<Outcome, ImageCommandError> 
             let verified = images.verify(mend)?;
             return Ok(Outcome {
                 text: show::verified(&verified, mend),
-                good: verified.damage.is_empty(),
+                complaint: (!verified.damage.is_empty())
+                    .then(|| "something in the image cache is damaged".to_owned()),
             });
         }
         // Those that wait for something are done elsewhere.
-        Action::Pull { .. } | Action::Import { .. } | Action::Push { .. } | Action::Check { .. } => {
-            String::new()
-        }
+        Action::Pull { .. }
+        | Action::Import { .. }
+        | Action::Push { .. }
+        | Action::Check { .. } => String::new(),
     };
     Ok(Outcome::good(text))
 }

@@ -134,14 +134,21 @@ mod tests {
         assert_eq!(told, "python: receiving, 1.0 MiB of 10.0 MiB");
         let told = line("python", at(Stage::Convert, 2, 5));
         assert_eq!(told, "python: converting layers, 2 of 5");
-        assert_eq!(line("python", at(Stage::Root, 0, 0)), "python: making the root");
+        assert_eq!(
+            line("python", at(Stage::Root, 0, 0)),
+            "python: making the root"
+        );
     }
 
     #[test]
     fn every_template_is_well_formed() {
         for template in [(Stage::Root, 0), (Stage::Push, 1), (Stage::Convert, 1)] {
             let (stage, total) = template;
-            let style = style(At { stage, done: 0, total });
+            let style = style(At {
+                stage,
+                done: 0,
+                total,
+            });
             let bar = ProgressBar::hidden();
             bar.set_style(style);
         }

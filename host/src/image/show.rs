@@ -54,7 +54,10 @@ fn ago(then: SystemTime, now: SystemTime) -> String {
 
 /// RFC 3339, to the second.
 fn time(at: SystemTime) -> String {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let seconds = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |at| at.to_string())
 }
@@ -76,7 +79,9 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     }
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths);
-        let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -85,7 +90,8 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 /// One line an image.
 pub(super) fn table(images: &[Summary]) -> String {
     if images.is_empty() {
-        return "no images; `waggle image pull` fetches one, `waggle image import` takes one in".to_owned();
+        return "no images; `waggle image pull` fetches one, `waggle image import` takes one in"
+            .to_owned();
     }
     let now = SystemTime::now();
     let head = ["IMAGE", "DIGEST", "OWN", "SHARED", "FROM", "USED"].map(str::to_owned);
@@ -145,7 +151,9 @@ fn one(image: &Summary) -> Listed {
 
 pub(super) fn removed(reference: &Reference, removed: &Removed) -> String {
     if removed.deferred {
-        return format!("{reference} removed; what only it needed goes when the pulls under way have ended");
+        return format!(
+            "{reference} removed; what only it needed goes when the pulls under way have ended"
+        );
     }
     format!("{reference} removed, {} freed", size(removed.bytes))
 }
@@ -167,7 +175,11 @@ pub(super) fn pruned_json(pruned: &Pruned) -> PrunedJson<'_> {
 }
 
 pub(super) fn pruned(pruned: &Pruned) -> String {
-    let mut lines: Vec<_> = pruned.images.iter().map(|image| format!("{image} removed")).collect();
+    let mut lines: Vec<_> = pruned
+        .images
+        .iter()
+        .map(|image| format!("{image} removed"))
+        .collect();
     lines.push(format!("{} freed", size(pruned.bytes)));
     lines.join("\n")
 }
@@ -180,7 +192,8 @@ pub(super) fn verified(verified: &Verified, mend: bool) -> String {
         roots,
         damage,
     } = verified;
-    let mut text = format!("{blobs} blobs, {layers} layers and {roots} roots are as they should be");
+    let mut text =
+        format!("{blobs} blobs, {layers} layers and {roots} roots are as they should be");
     if !damage.is_empty() {
         text = format!("looked at {blobs} blobs, {layers} layers and {roots} roots");
     }
@@ -247,7 +260,10 @@ pub(super) fn inspected_json(inspection: &Inspection) -> Inspected<'_> {
         protocol,
         in_use,
     } = inspection;
-    let variables = config.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let variables = config
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
     let layer = |layer: &waggle_images::images::LayerSummary| (layer.digest, layer.diff_id);
     let json = layers.iter().map(|each| {
         let (digest, diff_id) = layer(each);
@@ -287,22 +303,41 @@ pub(super) fn inspected(inspection: &Inspection) -> String {
     let mut rows = vec![
         ["image".to_owned(), summary.reference.to_string()],
         ["digest".to_owned(), summary.manifest.to_string()],
-        ["created".to_owned(), summary.created.clone().unwrap_or_else(none)],
+        [
+            "created".to_owned(),
+            summary.created.clone().unwrap_or_else(none),
+        ],
         ["source".to_owned(), source(summary.provenance).to_owned()],
         [
             "size".to_owned(),
-            format!("{} of its own, {} shared", size(summary.own_bytes), size(summary.shared_bytes)),
+            format!(
+                "{} of its own, {} shared",
+                size(summary.own_bytes),
+                size(summary.shared_bytes)
+            ),
         ],
-        ["platform".to_owned(), format!("{}/{}", config.os, config.architecture)],
-        ["agent".to_owned(), match &inspection.protocol {
-            Some(versions) => format!("protocol {versions}, by its label"),
-            None => "no label: the server brings its own where there is none".to_owned(),
-        }],
+        [
+            "platform".to_owned(),
+            format!("{}/{}", config.os, config.architecture),
+        ],
+        [
+            "agent".to_owned(),
+            match &inspection.protocol {
+                Some(versions) => format!("protocol {versions}, by its label"),
+                None => "no label: the server brings its own where there is none".to_owned(),
+            },
+        ],
         [
             "user".to_owned(),
-            config.user.clone().unwrap_or_else(|| "root, or none".to_owned()),
+            config
+                .user
+                .clone()
+                .unwrap_or_else(|| "root, or none".to_owned()),
         ],
-        ["working folder".to_owned(), config.workdir.clone().unwrap_or_else(none)],
+        [
+            "working folder".to_owned(),
+            config.workdir.clone().unwrap_or_else(none),
+        ],
         [
             "entrypoint".to_owned(),
             match [config.entrypoint.as_slice(), &config.cmd].concat() {
@@ -310,20 +345,31 @@ pub(super) fn inspected(inspection: &Inspection) -> String {
                 words => format!("{} (never run)", words.join(" ")),
             },
         ],
-        ["in use".to_owned(), if inspection.in_use { "yes" } else { "no" }.to_owned()],
+        [
+            "in use".to_owned(),
+            if inspection.in_use { "yes" } else { "no" }.to_owned(),
+        ],
     ];
     let pairs = config.env.iter();
     rows.extend(pairs.map(|(name, value)| ["variable".to_owned(), format!("{name}={value}")]));
     let pairs = config.labels.iter();
     rows.extend(pairs.map(|(name, value)| ["label".to_owned(), format!("{name}={value}")]));
-    rows.extend(config.notes.iter().map(|note| ["left out".to_owned(), note.clone()]));
+    rows.extend(
+        config
+            .notes
+            .iter()
+            .map(|note| ["left out".to_owned(), note.clone()]),
+    );
     rows.extend(inspection.layers.iter().map(|layer| {
         let converted = layer.bytes.map_or_else(|| "not there".to_owned(), size);
         let entries = layer.entries.unwrap_or_default();
         let size = size(layer.size);
         [
             "layer".to_owned(),
-            format!("{} {size} transferred, {converted} kept, {entries} entries", layer.digest),
+            format!(
+                "{} {size} transferred, {converted} kept, {entries} entries",
+                layer.digest
+            ),
         ]
     }));
     for cell in rows.iter_mut().flatten() {
@@ -340,12 +386,20 @@ pub(super) fn checked(reference: &Reference, checked: &Checked) -> String {
             (false, true) => "missing",
             (false, false) => "missing, not needed",
         };
-        rows.push([state.to_owned(), item.part.to_owned(), printable(&item.found)]);
+        rows.push([
+            state.to_owned(),
+            item.part.to_owned(),
+            printable(&item.found),
+        ]);
         if let Some(remedy) = &item.remedy {
             rows.push([String::new(), String::new(), format!("-> {remedy}")]);
         }
     }
-    let serves: Vec<_> = checked.runtimes.iter().map(|served| served.to_string()).collect();
+    let serves: Vec<_> = checked
+        .runtimes
+        .iter()
+        .map(|served| served.to_string())
+        .collect();
     let serves = match serves.is_empty() {
         true => "no runtime".to_owned(),
         false => serves.join(", "),
@@ -388,7 +442,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["a".to_owned(), "bb".to_owned()], ["ccc".to_owned(), String::new()]];
+        let rows = [
+            ["a".to_owned(), "bb".to_owned()],
+            ["ccc".to_owned(), String::new()],
+        ];
         assert_eq!(columns(&rows), "a    bb\nccc");
     }
 
@@ -396,7 +453,9 @@ mod tests {
     fn damage_is_told_with_what_mends_it() {
         let mut found = Verified::default();
         assert!(verified(&found, false).contains("as they should be"));
-        found.damage.push(Damage::Layer(waggle_images::Digest::of(b"x")));
+        found
+            .damage
+            .push(Damage::Layer(waggle_images::Digest::of(b"x")));
         assert!(verified(&found, false).contains("--mend"));
         assert!(verified(&found, true).contains("taken away"));
     }

@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
+use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waggle_images::{
@@ -17,8 +18,8 @@ use waggle_images::{
 use waggle_protocol::handshake::{VERSION_MAX, VERSION_MIN};
 
 use super::{
-    Call, Live, Service, ServiceError, image::Surroundings, install::Installs, keyed::KeyedRuns,
-    now, process::Processes, validate, watch,
+    Call, ImageError, Live, Service, ServiceError, image::Surroundings, install::Installs,
+    keyed::KeyedRuns, now, process::Processes, validate, watch,
 };
 use crate::{
     environment::{
@@ -166,10 +167,11 @@ impl Service {
         if of_the_owner.contains(&&reference) || self.settings.image_allow.permits(&reference) {
             return Ok(reference);
         }
-        Err(ServiceError::ImageNotAllowed {
+        Err(ImageError::NotAllowed {
             reference,
             owners: of_the_owner.map(ToString::to_string).join(", "),
-        })
+        }
+        .into())
     }
 
     /// Sees to it that an image is there, within a time of its own, and that its agent and this server understand
@@ -182,26 +184,30 @@ impl Service {
         call.stage("looking for the image");
         let follower = Arc::clone(call);
         let report = move |progress: Progress| tell(progress, &follower);
+        // Boxed as this: the compiler cannot show otherwise that it may cross threads.
+        let ensured: BoxFuture<'_, _> =
+            Box::pin(self.images.ensure(reference, Pull::Missing, &report));
         let limit = self.settings.image_pull_timeout;
-        let image = timeout(limit, self.images.ensure(reference, Pull::Missing, &report)).await;
+        let image = timeout(limit, ensured).await;
         let image = image
-            .map_err(|_| ServiceError::PullTimeout {
+            .map_err(|_| ImageError::Timeout {
                 reference: reference.clone(),
                 limit,
             })?
-            .map_err(|source| ServiceError::Image {
+            .map_err(|source| ImageError::Unusable {
                 reference: reference.clone(),
-                source: Box::new(source),
+                source,
             })?;
         let spoken = image.config.labels.get(PROTOCOL_LABEL);
         if !self.settings.agent_inject
             && let Some(range) = spoken.and_then(|text| versions(text))
             && (range.0 > VERSION_MAX || range.1 < VERSION_MIN)
         {
-            return Err(ServiceError::ImageAgent {
+            return Err(ImageError::Agent {
                 reference: reference.clone(),
                 spoken: range,
-            });
+            }
+            .into());
         }
         Ok(image)
     }
@@ -275,7 +281,7 @@ fn tell(progress: Progress, call: &Call) {
     });
     match stage {
         Stage::Download => {
-            call.printed(format!("{} of {} MiB\n", mib(done), mib(total)).as_bytes())
+            call.printed(format!("{} of {} MiB\n", mib(done), mib(total)).as_bytes());
         }
         Stage::Convert => call.printed(format!("{done} of {total} layers\n").as_bytes()),
         Stage::Resolve | Stage::Root | Stage::Push => {}
@@ -283,7 +289,7 @@ fn tell(progress: Progress, call: &Call) {
 }
 
 /// `FIRST-LAST`, as our images' label has it.
-fn versions(text: &str) -> Option<(u16, u16)> {
+pub(crate) fn versions(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     Some((first.parse().ok()?, last.parse().ok()?))
 }

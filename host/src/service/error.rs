@@ -128,47 +128,9 @@ pub enum ServiceError {
         /// Why.
         source: LinkError,
     },
-    /// The image cannot be had.
-    #[error(
-        "cannot create an environment from image {reference}: {}",
-        chain(source)
-    )]
-    Image {
-        /// Which image.
-        reference: Reference,
-        /// What is wrong.
-        source: Box<waggle_images::ImagesError>,
-    },
-    /// The image was not there in time.
-    #[error(
-        "image {reference} could not be fetched and prepared within {} seconds; what has arrived is kept, so call create_environment again to go on, or have the owner of this server raise WAGGLE_IMAGE_PULL_TIMEOUT", limit.as_secs()
-    )]
-    PullTimeout {
-        /// Which image.
-        reference: Reference,
-        /// How long it had.
-        limit: std::time::Duration,
-    },
-    /// The owner does not permit the image.
-    #[error(
-        "image {reference} is not permitted here: leave the argument image out, name one of {owners}, or have the owner of this server permit it by WAGGLE_IMAGE_ALLOW={reference}"
-    )]
-    ImageNotAllowed {
-        /// Which image.
-        reference: Reference,
-        /// Those of the runtimes.
-        owners: String,
-    },
-    /// The image's agent and this server have no protocol in common.
-    #[error(
-        "image {reference} carries an agent of protocol version {} to {}, and this server speaks {VERSION_MIN} to {VERSION_MAX}: name another image, or have the owner of this server build it on a base of this release, or set WAGGLE_AGENT_INJECT=1", spoken.0, spoken.1
-    )]
-    ImageAgent {
-        /// Which image.
-        reference: Reference,
-        /// First and last version, as its label says.
-        spoken: (u16, u16),
-    },
+    /// The image is not permitted, or cannot be had.
+    #[error("{0}")]
+    Image(Box<ImageError>),
     /// The machine did not boot.
     #[error("cannot create the environment: {}; nothing is left of it, so create_environment may simply be called again", chain(.0))]
     Boot(#[from] BootError),
@@ -222,6 +184,58 @@ pub enum ServiceError {
         /// What broke.
         source: LinkError,
     },
+}
+
+/// Why there is no image to make an environment of.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// It is not there, and cannot be fetched or used.
+    #[error(
+        "cannot create an environment from image {reference}: {}",
+        chain(source)
+    )]
+    Unusable {
+        /// Which image.
+        reference: Reference,
+        /// What is wrong.
+        source: waggle_images::ImagesError,
+    },
+    /// It was not there in time.
+    #[error(
+        "image {reference} could not be fetched and prepared within {} seconds; what has arrived is kept, so call create_environment again to go on, or have the owner of this server raise WAGGLE_IMAGE_PULL_TIMEOUT", limit.as_secs()
+    )]
+    Timeout {
+        /// Which image.
+        reference: Reference,
+        /// How long it had.
+        limit: std::time::Duration,
+    },
+    /// The owner does not permit it.
+    #[error(
+        "image {reference} is not permitted here: leave the argument image out, name one of {owners}, or have the owner of this server permit it by WAGGLE_IMAGE_ALLOW={reference}"
+    )]
+    NotAllowed {
+        /// Which image.
+        reference: Reference,
+        /// Those of the runtimes.
+        owners: String,
+    },
+    /// Its agent and this server have no protocol in common.
+    #[error(
+        "image {reference} carries an agent of protocol version {} to {}, and this server speaks {VERSION_MIN} to {VERSION_MAX}: name another image, or have the owner of this server build it on a base of this release, or set WAGGLE_AGENT_INJECT=1", spoken.0, spoken.1
+    )]
+    Agent {
+        /// Which image.
+        reference: Reference,
+        /// First and last version, as its label says.
+        spoken: (u16, u16),
+    },
+}
+
+impl From<ImageError> for ServiceError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 impl ServiceError {

@@ -40,9 +40,10 @@ use waggle_protocol::message::{self, EnvVar};
 use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
+pub(crate) use create::versions;
 pub use create::{CreateRequest, find_image};
-pub use error::ServiceError;
 pub(crate) use error::chain;
+pub use error::{ImageError, ServiceError};
 pub use execute::{ExecuteRequest, Execution};
 pub use files::{
     ArchiveRequest, Content, EditRequest, Encoding, FileEdited, FileRead, FileWritten,

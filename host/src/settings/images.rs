@@ -37,45 +37,45 @@ impl Mirrors {
 #[derive(Debug, Clone, clap::Args)]
 pub struct ImageSettings {
     /// Where the images are [default: `waggle/images` in the user's cache]
-    #[arg(long, env = "WAGGLE_IMAGE_CACHE_DIR")]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_CACHE_DIR")]
     pub image_cache_dir: Option<PathBuf>,
 
     /// Where images are looked for before their registry, separated by commas: REGISTRY=HOST[:PORT][/PREFIX] (like
     /// docker.io=mirror.example/hub)
-    #[arg(long, env = "WAGGLE_IMAGE_MIRRORS", default_value = "", value_parser = Mirrors::parse)]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MIRRORS", default_value = "", value_parser = Mirrors::parse)]
     pub image_mirrors: Mirrors,
 
     /// Most files, folders and other entries of one image
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_ENTRIES", default_value_t = Limits::default().entries, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_ENTRIES", default_value_t = Limits::default().entries, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub image_max_entries: u64,
 
     /// Most layers of one image
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_LAYERS", default_value_t = layers(), value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_LAYERS", default_value_t = layers(), value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub image_max_layers: u16,
 
     /// Most of one layer as it is transferred, in MiB
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_LAYER_MB", default_value_t = mib(Limits::default().blob_bytes), value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_LAYER_MB", default_value_t = mib(Limits::default().blob_bytes), value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub image_max_layer_mb: u32,
 
     /// Most of all layers of one image together, unpacked, in MiB
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_UNPACKED_MB", default_value_t = mib(Limits::default().unpacked_bytes), value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_UNPACKED_MB", default_value_t = mib(Limits::default().unpacked_bytes), value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub image_max_unpacked_mb: u32,
 
     /// Most of one file of an image, holes included, in MiB
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_FILE_MB", default_value_t = mib(Limits::default().file_bytes), value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_FILE_MB", default_value_t = mib(Limits::default().file_bytes), value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub image_max_file_mb: u32,
 
     /// Most memory for the names, links and attributes of one image while its root is made, in MiB
-    #[arg(long, env = "WAGGLE_IMAGE_MAX_MEMORY_MB", default_value_t = mib(Limits::default().memory_bytes), value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_MAX_MEMORY_MB", default_value_t = mib(Limits::default().memory_bytes), value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub image_max_memory_mb: u32,
 
     /// Images that were not used for this long are removed (like 12h, 168h)
-    #[arg(long, env = "WAGGLE_IMAGE_CACHE_MAX_AGE", default_value = "168h", value_parser = duration)]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_CACHE_MAX_AGE", default_value = "168h", value_parser = duration)]
     pub image_cache_max_age: Duration,
 
     /// Most of all images together, in MiB; those that were not used for the longest go first,
     /// and only pulled ones
-    #[arg(long, env = "WAGGLE_IMAGE_CACHE_MB", default_value_t = 20_480, value_parser = clap::value_parser!(u32).range(64..=1_073_741_824))]
+    #[arg(long, global = true, env = "WAGGLE_IMAGE_CACHE_MB", default_value_t = 20_480, value_parser = clap::value_parser!(u32).range(64..=1_073_741_824))]
     pub image_cache_mb: u32,
 }
 

@@ -210,6 +210,16 @@ impl<'a> Conversion<'a> {
         .into())
     }
 
+    /// What fills up a file's last block. Where nothing of it is there, the archive ends with all of the file: umoci
+    /// writes such layers, and Go's reader, by which most tools read them, takes them.
+    fn skip_padding(&mut self, padding: u64) -> Result<(), Ended> {
+        let before = self.stream.position();
+        match self.stream.skip(padding, "a file") {
+            Err(Ended::Error(LayerError::Truncated { at, .. })) if at == before => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Writes a member.
     fn take(&mut self, member: Member) -> Result<(), Ended> {
         self.dropped += member.dropped;
@@ -217,7 +227,7 @@ impl<'a> Conversion<'a> {
         let padding = padded.map_or(0, |padded| padded - member.content);
         let Some(mut entry) = member.entry else {
             self.stream.skip(member.content, "a file")?;
-            return self.stream.skip(padding, "a file");
+            return self.skip_padding(padding);
         };
         if member.regions.is_empty() {
             self.check_size(&entry)?;
@@ -225,7 +235,7 @@ impl<'a> Conversion<'a> {
         } else {
             self.content(&mut entry, &member.regions)?;
         }
-        self.stream.skip(padding, "a file")?;
+        self.skip_padding(padding)?;
         let record = Writer::encode(&entry)?;
         self.charge(record.len() as u64)?;
         Ok(self.index.write(&record)?)

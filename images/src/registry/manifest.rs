@@ -53,7 +53,7 @@ impl Registry {
         for (n, place) in places.iter().enumerate() {
             outcome = place
                 .retries
-                .run(async || self.manifest_at(place, reference).await)
+                .run(|| self.manifest_at(place, reference))
                 .await;
             match &outcome {
                 Ok(fetched) => {

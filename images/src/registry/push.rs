@@ -115,7 +115,7 @@ impl Registry {
             what: &what,
         };
         let retries = &place.retries;
-        match retries.run(async || place.endpoint.send(&ask).await).await {
+        match retries.run(|| place.endpoint.send(&ask)).await {
             Ok(_) => Ok(true),
             Err(RegistryError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -131,7 +131,7 @@ impl Registry {
         let what = format!("{} of {}", content.digest, to.name());
         // Without a lower bound to its speed an upload could take for ever.
         let longest = place.endpoint.timeouts.answer + Duration::from_secs(content.size / SLOWEST);
-        let attempt = async || {
+        let attempt = || async {
             let (client, target) = self.pusher(&place, to.target()).await?;
             let file = open(content).await?;
             let pieces = ReaderStream::with_capacity(file.take(content.size), PIECE);
@@ -202,7 +202,7 @@ impl Registry {
         let content_type = media_type.parse();
         let content_type = content_type.map_err(|_| refused("its media type is none"))?;
         let what = to.to_string();
-        let attempt = async || {
+        let attempt = || async {
             let (client, target) = self.pusher(&place, to.target()).await?;
             let bytes = manifest.clone();
             let content_type = reqwest::header::HeaderValue::clone(&content_type);

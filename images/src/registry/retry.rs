@@ -53,9 +53,10 @@ impl Retries {
     }
 
     /// Runs `request` until it succeeds or fails for good.
-    pub(super) async fn run<T>(
+    // Not `AsyncFnMut`: of such a closure the compiler cannot show that its futures may cross threads.
+    pub(super) async fn run<T, F: Future<Output = Result<T, RegistryError>>>(
         &self,
-        mut request: impl AsyncFnMut() -> Result<T, RegistryError>,
+        mut request: impl FnMut() -> F,
     ) -> Result<T, RegistryError> {
         let mut attempt = 1;
         loop {
