@@ -36,6 +36,12 @@ impl Digest {
         Self(hasher.finalize().into())
     }
 
+    /// The digest itself.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 hexadecimal digits, without the algorithm: a plain file name.
     #[must_use]
     pub fn hex(&self) -> String {
