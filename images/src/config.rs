@@ -49,7 +49,9 @@ pub enum ConfigError {
     #[error("the image's configuration is malformed")]
     Malformed(#[source] serde_json::Error),
     /// For other machines.
-    #[error("the image is for {os}/{architecture}, this host is linux/{host}: pull one that is built for it")]
+    #[error(
+        "the image is for {os}/{architecture}, this host is linux/{host}: pull one that is built for it"
+    )]
     Platform {
         /// Its operating system.
         os: String,
@@ -102,11 +104,18 @@ impl ImageConfig {
         let host = host_architecture();
         let (os, architecture) = (parsed.os().to_string(), parsed.architecture().to_string());
         if os != "linux" || architecture != host {
-            return Err(ConfigError::Platform { os, architecture, host });
+            return Err(ConfigError::Platform {
+                os,
+                architecture,
+                host,
+            });
         }
         let diff_ids = parsed.rootfs().diff_ids();
         if diff_ids.len() != layers {
-            return Err(ConfigError::Layers { diff_ids: diff_ids.len(), layers });
+            return Err(ConfigError::Layers {
+                diff_ids: diff_ids.len(),
+                layers,
+            });
         }
         let diff_ids = diff_ids
             .iter()
@@ -124,7 +133,12 @@ impl ImageConfig {
             workdir: text(config.working_dir()).filter(|path| notes.keeps_workdir(path)),
             entrypoint: list(config.entrypoint()),
             cmd: list(config.cmd()),
-            labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+            labels: config
+                .labels()
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             architecture,
             os,
             created,
@@ -140,16 +154,25 @@ fn variables(pairs: &[String], notes: &mut Notes) -> Vec<(String, String)> {
     let mut bytes = 0_usize;
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            notes.add(format!("the variable {:?} has no name or no value", head(pair)));
+            notes.add(format!(
+                "the variable {:?} has no name or no value",
+                head(pair)
+            ));
             continue;
         };
         if pair.contains('\0') || pair.len() > LONGEST_VARIABLE {
-            notes.add(format!("the variable {:?} cannot be given to programs", head(name)));
+            notes.add(format!(
+                "the variable {:?} cannot be given to programs",
+                head(name)
+            ));
             continue;
         }
         bytes = bytes.saturating_add(pair.len() + 1);
         if bytes > MOST_ENV_BYTES {
-            notes.add(format!("variables from {:?} on, over {MOST_ENV_BYTES} bytes", head(name)));
+            notes.add(format!(
+                "variables from {:?} on, over {MOST_ENV_BYTES} bytes",
+                head(name)
+            ));
             break;
         }
         variables.retain(|(other, _)| other != name);
@@ -185,7 +208,10 @@ impl Notes {
     fn keeps_workdir(&mut self, path: &str) -> bool {
         let good = path.starts_with('/') && path.len() < 4096 && !path.contains('\0');
         if !good {
-            self.add(format!("the working folder {:?} is no absolute path", head(path)));
+            self.add(format!(
+                "the working folder {:?} is no absolute path",
+                head(path)
+            ));
         }
         good
     }
@@ -211,12 +237,21 @@ mod tests {
             "Env":["PATH=/usr/bin:/bin","A=b=c","EMPTY="],"Cmd":["nginx"],"Image":"","Volumes":null,
             "WorkingDir":"/srv","Entrypoint":["/entry"],"OnBuild":null,"Labels":{"a":"b"},"StopSignal":"SIGQUIT"}"#;
         let parsed = ImageConfig::parse(&json(config, 2), 2).unwrap();
-        let env: Vec<_> =
-            parsed.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(env, [("PATH", "/usr/bin:/bin"), ("A", "b=c"), ("EMPTY", "")]);
+        let env: Vec<_> = parsed
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            env,
+            [("PATH", "/usr/bin:/bin"), ("A", "b=c"), ("EMPTY", "")]
+        );
         assert_eq!(parsed.user, None);
         assert_eq!(parsed.workdir.as_deref(), Some("/srv"));
-        assert_eq!((parsed.entrypoint, parsed.cmd), (vec!["/entry".into()], vec!["nginx".into()]));
+        assert_eq!(
+            (parsed.entrypoint, parsed.cmd),
+            (vec!["/entry".into()], vec!["nginx".into()])
+        );
         assert_eq!(parsed.labels.get("a").map(String::as_str), Some("b"));
         assert_eq!(parsed.diff_ids.len(), 2);
         assert!(parsed.notes.is_empty(), "{:?}", parsed.notes);
@@ -241,10 +276,16 @@ mod tests {
         assert_eq!(parsed.env, [("A".to_owned(), "2".to_owned())]);
         assert_eq!((parsed.workdir, parsed.user), (None, None));
         assert_eq!(parsed.notes.len(), 6, "{:?}", parsed.notes);
-        let many: Vec<_> = (0..2000).map(|n| format!("\"V{n}={}\"", "x".repeat(1000))).collect();
+        let many: Vec<_> = (0..2000)
+            .map(|n| format!("\"V{n}={}\"", "x".repeat(1000)))
+            .collect();
         let config = format!(r#"{{"Env":[{}]}}"#, many.join(","));
         let parsed = ImageConfig::parse(&json(&config, 0), 0).unwrap();
-        assert!(parsed.env.len() < 600 && parsed.notes.len() == 1, "{}", parsed.env.len());
+        assert!(
+            parsed.env.len() < 600 && parsed.notes.len() == 1,
+            "{}",
+            parsed.env.len()
+        );
     }
 
     #[test]
@@ -262,12 +303,21 @@ mod tests {
         ));
         assert!(matches!(
             ImageConfig::parse(good.as_bytes(), 2),
-            Err(ConfigError::Layers { diff_ids: 1, layers: 2 })
+            Err(ConfigError::Layers {
+                diff_ids: 1,
+                layers: 2
+            })
         ));
         let md5 = good.replace("sha256:", "md5:");
-        assert!(matches!(ImageConfig::parse(md5.as_bytes(), 1), Err(ConfigError::DiffId(_))));
+        assert!(matches!(
+            ImageConfig::parse(md5.as_bytes(), 1),
+            Err(ConfigError::DiffId(_))
+        ));
         for bad in ["", "[]", "{}", "{\"os\":1}"] {
-            assert!(matches!(ImageConfig::parse(bad.as_bytes(), 0), Err(ConfigError::Malformed(_))));
+            assert!(matches!(
+                ImageConfig::parse(bad.as_bytes(), 0),
+                Err(ConfigError::Malformed(_))
+            ));
         }
     }
 }

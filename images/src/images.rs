@@ -39,7 +39,8 @@ use crate::config::ImageConfig;
 use crate::reference::Reference;
 use crate::registry::{Platform, Registry, RegistryError, RegistryOptions};
 use crate::store::{
-    Hold, Policy, Provenance, Pruned, Record, Root, Stop, Stopper, Store, StoreError, Verified, Visit,
+    Hold, Policy, Provenance, Pruned, Record, Root, Stop, Stopper, Store, StoreError, Verified,
+    Visit,
 };
 use crate::{Digest, Limits};
 use install::{Install, Supply};
@@ -128,6 +129,9 @@ pub struct Removed {
     pub deferred: bool,
 }
 
+/// How long an eviction waits for those at work: no longer than a process that was just started keeps a lock.
+const EVICT_PATIENCE: Duration = Duration::from_millis(20);
+
 /// How long a removal waits for pulls to end, so that what is free is said at once.
 const SWEEP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -172,7 +176,8 @@ impl Images {
     ) -> Result<Image, Error> {
         let meter = Meter::default();
         let (image, pulled) =
-            progress::reporting(&meter, report, self.ensure_metered(reference, pull, &meter)).await?;
+            progress::reporting(&meter, report, self.ensure_metered(reference, pull, &meter))
+                .await?;
         if pulled {
             self.evict().await;
         }
@@ -197,7 +202,10 @@ impl Images {
                 return Ok((image, false));
             }
             // Something of it is damaged or gone. Most often its blobs are there still.
-            match self.remake(&visit, reference, record, meter, &stopper).await {
+            match self
+                .remake(&visit, reference, record, meter, &stopper)
+                .await
+            {
                 Ok(image) => return Ok((image, false)),
                 Err(error) if record.provenance == Provenance::Imported || pull == Pull::Never => {
                     return Err(error);
@@ -208,7 +216,9 @@ impl Images {
             }
         }
         if reference.is_local() || pull == Pull::Never {
-            return Err(Error::NotThere { reference: reference.clone() });
+            return Err(Error::NotThere {
+                reference: reference.clone(),
+            });
         }
         let resolved = match self.registry.resolve(reference, &Platform::host()).await {
             Ok(resolved) => resolved,
@@ -222,7 +232,10 @@ impl Images {
         if let Some(record) = known.filter(|record| record.named == resolved.top.digest)
             && let Some(image) = self.whole(&visit, reference, &record).await?
         {
-            visit.remember(&Record { resolved_at: now(), ..record })?;
+            visit.remember(&Record {
+                resolved_at: now(),
+                ..record
+            })?;
             return Ok((image, false));
         }
         let supply = Supply::Registry(&self.registry, reference);
@@ -235,9 +248,13 @@ impl Images {
             stopper: &stopper,
             provenance: Provenance::Pulled,
         };
-        let done = install.run(&resolved.top.bytes, &manifest, &resolved.image).await?;
+        let done = install
+            .run(&resolved.top.bytes, &manifest, &resolved.image)
+            .await?;
         let record = done.record(reference);
-        let image = self.hold(&visit, reference, &record, done.root, done.config).await?;
+        let image = self
+            .hold(&visit, reference, &record, done.root, done.config)
+            .await?;
         visit.remember(&record)?;
         Ok((image, true))
     }
@@ -267,11 +284,18 @@ impl Images {
         reference: &Reference,
         record: &Record,
     ) -> Result<Option<Image>, Error> {
-        let Some(root) = visit.root(&record.root)? else { return Ok(None) };
+        let Some(root) = visit.root(&record.root)? else {
+            return Ok(None);
+        };
         let limit = self.options.limits.config_bytes;
-        let Some(config) = visit.read_blob(&record.config, limit)? else { return Ok(None) };
-        let config = ImageConfig::parse(&config, record.layers.len())
-            .map_err(|source| Error::Config { reference: reference.to_string(), source })?;
+        let Some(config) = visit.read_blob(&record.config, limit)? else {
+            return Ok(None);
+        };
+        let config =
+            ImageConfig::parse(&config, record.layers.len()).map_err(|source| Error::Config {
+                reference: reference.to_string(),
+                source,
+            })?;
         let image = self.hold(visit, reference, record, root, config).await?;
         visit.touch(&record.reference)?;
         Ok(Some(image))
@@ -296,7 +320,8 @@ impl Images {
                 dir: self.store.dir().to_owned(),
             }));
         };
-        let image = install::read_image(&reference.to_string(), &manifest, "", &self.options.limits)?;
+        let image =
+            install::read_image(&reference.to_string(), &manifest, "", &self.options.limits)?;
         let install = Install {
             images: self,
             visit,
@@ -306,7 +331,9 @@ impl Images {
             provenance: record.provenance,
         };
         let done = install.run(&named, &manifest, &image).await?;
-        let image = self.hold(visit, reference, record, done.root, done.config).await?;
+        let image = self
+            .hold(visit, reference, record, done.root, done.config)
+            .await?;
         visit.touch(&record.reference)?;
         Ok(image)
     }
@@ -340,20 +367,30 @@ impl Images {
         let visit = self.store.visit_blocking()?;
         let records = self.store.records()?;
         let Some((record, _)) = records.iter().find(|(record, _)| record.reference == name) else {
-            return Err(Error::NotThere { reference: reference.clone() });
+            return Err(Error::NotThere {
+                reference: reference.clone(),
+            });
         };
         // Another name of the same root keeps it.
         let shared = records
             .iter()
             .any(|(other, _)| other.root == record.root && other.reference != record.reference);
         if !shared && visit.is_held(&record.root)? {
-            return Err(Error::InUse { reference: reference.clone() });
+            return Err(Error::InUse {
+                reference: reference.clone(),
+            });
         }
         visit.forget(&name)?;
         drop(visit);
         match self.swept(&Policy::default(), SWEEP_PATIENCE) {
-            Ok(pruned) => Ok(Removed { bytes: pruned.bytes, deferred: false }),
-            Err(StoreError::Busy { .. }) => Ok(Removed { bytes: 0, deferred: true }),
+            Ok(pruned) => Ok(Removed {
+                bytes: pruned.bytes,
+                deferred: false,
+            }),
+            Err(StoreError::Busy { .. }) => Ok(Removed {
+                bytes: 0,
+                deferred: true,
+            }),
             Err(error) => Err(error.into()),
         }
     }
@@ -365,7 +402,11 @@ impl Images {
     ///
     /// Pulls are under way, or something cannot be removed.
     pub fn prune(&self, all: bool) -> Result<Pruned, Error> {
-        let policy = Policy { all, partials: true, ..self.policy() };
+        let policy = Policy {
+            all,
+            partials: true,
+            ..self.policy()
+        };
         Ok(self.swept(&policy, PRUNE_PATIENCE)?)
     }
 
@@ -373,7 +414,7 @@ impl Images {
     /// logged: nobody waits for it.
     pub async fn evict(&self) {
         let images = self.clone();
-        let work = move || images.swept(&images.policy(), Duration::ZERO);
+        let work = move || images.swept(&images.policy(), EVICT_PATIENCE);
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(pruned)) if !pruned.images.is_empty() => {
                 tracing::info!(images = ?pruned.images, bytes = pruned.bytes, "images were evicted");
@@ -392,7 +433,12 @@ impl Images {
     /// Something cannot be read.
     pub fn verify(&self, mend: bool) -> Result<Verified, Error> {
         let visit = self.store.visit_blocking()?;
-        let records: Vec<_> = self.store.records()?.into_iter().map(|(record, _)| record).collect();
+        let records: Vec<_> = self
+            .store
+            .records()?
+            .into_iter()
+            .map(|(record, _)| record)
+            .collect();
         let stop = Stop::default();
         Ok(visit.verify(&records, &self.options.limits, mend, &stop)?)
     }

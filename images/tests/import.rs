@@ -29,15 +29,19 @@ fn a_process_of_its_own() {
 }
 
 fn images(dir: &Path) -> Images {
-    Images::open(Options { registry: options(), ..Options::new(dir.to_owned()) }).unwrap()
+    Images::open(Options {
+        registry: options(),
+        ..Options::new(dir.to_owned())
+    })
+    .expect("a store")
 }
 
 fn reference(text: &str) -> Reference {
-    text.parse().unwrap()
+    text.parse().expect("a reference")
 }
 
 async fn key(images: &Images, name: &Reference) -> Digest {
-    images.ensure(name, Pull::Never, &|_| ()).await.unwrap().key
+    images.ensure(name, Pull::Never, &|_| ()).await.expect("an image").key
 }
 
 /// `dir/layout` with an image of two layers under the tag `one`.
@@ -64,17 +68,41 @@ async fn the_same_image_is_the_same_root_wherever_it_comes_from() {
     let layout = layout(dir.path());
     let from = format!("oci:{}:one", layout.path.display());
     let at = |name: &str| dir.path().join(name).display().to_string();
-    skopeo(dir.path(), &from, &format!("docker-archive:{}:acme/tool:1", at("docker.tar")), &[]);
-    skopeo(dir.path(), &from, &format!("oci-archive:{}:acme/tool:2", at("oci.tar")), &[]);
+    skopeo(
+        dir.path(),
+        &from,
+        &format!("docker-archive:{}:acme/tool:1", at("docker.tar")),
+        &[],
+    );
+    skopeo(
+        dir.path(),
+        &from,
+        &format!("oci-archive:{}:acme/tool:2", at("oci.tar")),
+        &[],
+    );
     let zstd = ["--dest-compress-format", "zstd"];
-    skopeo(dir.path(), &from, &format!("oci:{}:acme/tool:3", at("zstd")), &zstd);
+    skopeo(
+        dir.path(),
+        &from,
+        &format!("oci:{}:acme/tool:3", at("zstd")),
+        &zstd,
+    );
     let images = images(&dir.path().join("cache"));
 
     // umoci's tag says nothing of a name.
-    let error = images.import(&layout.path, None, &|_| ()).await.unwrap_err();
-    assert!(matches!(&error, Error::Unnamed { tag: Some(tag), .. } if tag == "one"), "{error}");
+    let error = images
+        .import(&layout.path, None, &|_| ())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Unnamed { tag: Some(tag), .. } if tag == "one"),
+        "{error}"
+    );
     let given = reference("localhost/given:1");
-    let imported = images.import(&layout.path, Some(&given), &|_| ()).await.unwrap();
+    let imported = images
+        .import(&layout.path, Some(&given), &|_| ())
+        .await
+        .unwrap();
     assert_eq!((imported.len(), &imported[0].reference), (1, &given));
     assert_eq!(imported[0].provenance, Provenance::Imported);
     let expected = key(&images, &given).await;
@@ -85,14 +113,20 @@ async fn the_same_image_is_the_same_root_wherever_it_comes_from() {
         ("zstd", "localhost/acme/tool:3"),
     ] {
         // One with a full name keeps it: skopeo completes docker's names.
-        let imported = images.import(&dir.path().join(file), None, &|_| ()).await.unwrap();
+        let imported = images
+            .import(&dir.path().join(file), None, &|_| ())
+            .await
+            .unwrap();
         let name = &imported[0].reference;
         eprintln!("{file}: {name}");
         assert_eq!(key(&images, name).await, expected, "{file}");
         let _ = name;
     }
     let verified = images.verify(false).unwrap();
-    assert_eq!((verified.damage.len(), verified.layers, verified.unproven), (0, 2, 0));
+    assert_eq!(
+        (verified.damage.len(), verified.layers, verified.unproven),
+        (0, 2, 0)
+    );
     // Imported ones stay, whatever their age.
     images.prune(false).unwrap();
     assert_eq!(images.list().unwrap().len(), 4);
@@ -110,44 +144,72 @@ async fn an_imported_image_is_pushed_and_pulled() {
     let layout = layout(dir.path());
     let cache = images(&dir.path().join("cache"));
     let name = reference("localhost/tool:1");
-    cache.import(&layout.path, Some(&name), &|_| ()).await.unwrap();
+    cache
+        .import(&layout.path, Some(&name), &|_| ())
+        .await
+        .unwrap();
     let to = server.reference("acme/pushed:1");
     let digest = cache.push(&name, &to, &|_| ()).await.unwrap();
     assert_eq!(digest, cache.inspect(&name).unwrap().summary.manifest);
 
     // skopeo reads it, and so do we.
     let copy = format!("oci:{}:copy", dir.path().join("copy").display());
-    skopeo(dir.path(), &server.skopeo("acme/pushed:1"), &copy, &["--src-tls-verify=false"]);
+    skopeo(
+        dir.path(),
+        &server.skopeo("acme/pushed:1"),
+        &copy,
+        &["--src-tls-verify=false"],
+    );
     let other = images(&dir.path().join("other"));
     let pulled = other.ensure(&to, Pull::Missing, &|_| ()).await.unwrap();
-    assert_eq!((pulled.key, pulled.manifest), (key(&cache, &name).await, digest));
+    assert_eq!(
+        (pulled.key, pulled.manifest),
+        (key(&cache, &name).await, digest)
+    );
     let missing = cache.push(&reference("localhost/none"), &to, &|_| ()).await;
     assert!(matches!(missing, Err(Error::NotThere { .. })));
 
     // What went to save room comes back from where it was pulled.
-    let small = Options { max_bytes: Some(1), registry: options(), ..Options::new(dir.path().join("other")) };
+    let small = Options {
+        max_bytes: Some(1),
+        registry: options(),
+        ..Options::new(dir.path().join("other"))
+    };
     Images::open(small).unwrap().prune(false).unwrap();
     let layers = other.inspect(&to).unwrap().layers;
-    assert!(layers.iter().all(|layer| !layer.kept && layer.bytes.is_some()));
-    assert_eq!(other.push(&to, &server.reference("acme/again:1"), &|_| ()).await.unwrap(), digest);
+    assert!(
+        layers
+            .iter()
+            .all(|layer| !layer.kept && layer.bytes.is_some())
+    );
+    assert_eq!(
+        other
+            .push(&to, &server.reference("acme/again:1"), &|_| ())
+            .await
+            .unwrap(),
+        digest
+    );
 }
 
 fn tar(path: &Path, files: &[(&str, &[u8])]) {
-    let mut builder = tar::Builder::new(File::create(path).unwrap());
+    let mut builder = tar::Builder::new(File::create(path).expect("an archive"));
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        builder.append_data(&mut header, name, *content).unwrap();
+        builder.append_data(&mut header, name, *content).expect("a member");
     }
-    builder.finish().unwrap();
+    builder.finish().expect("an archive");
 }
 
 #[tokio::test]
 async fn a_root_file_system_becomes_the_same_image_each_time() {
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
-    tar(&plain, &[("etc/os-release", b"ID=bee"), ("bin/tool", &noise(50_000))]);
+    tar(
+        &plain,
+        &[("etc/os-release", b"ID=bee"), ("bin/tool", &noise(50_000))],
+    );
     let bytes = fs::read(&plain).unwrap();
     let (gzip, zstd) = (dir.path().join("gzip"), dir.path().join("zstd"));
     let mut encoder =
@@ -178,8 +240,14 @@ async fn a_root_file_system_becomes_the_same_image_each_time() {
         flate2::write::GzEncoder::new(File::create(&gzip).unwrap(), flate2::Compression::fast());
     encoder.write_all(&fs::read(&plain).unwrap()).unwrap();
     encoder.finish().unwrap();
-    let error = cache.import(&gzip, Some(&reference("localhost/e")), &|_| ()).await.unwrap_err();
-    assert!(matches!(error, Error::Source(SourceError::Compressed { .. })), "{error}");
+    let error = cache
+        .import(&gzip, Some(&reference("localhost/e")), &|_| ())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Source(SourceError::Compressed { .. })),
+        "{error}"
+    );
 }
 
 /// One member of a hostile layer: its name, its type, where it leads to.
@@ -196,7 +264,11 @@ fn raw_tar(members: &[Member<'_>]) -> Vec<u8> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        let content = if kind.is_file() { &b"written by a layer"[..] } else { b"" };
+        let content = if kind.is_file() {
+            &b"written by a layer"[..]
+        } else {
+            b""
+        };
         header.set_size(content.len() as u64);
         if !target.is_empty() {
             header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -219,7 +291,14 @@ fn saved(path: &Path, layer: &[u8]) {
     let manifest =
         serde_json::json!([{ "Config": "c", "RepoTags": ["hostile:1"], "Layers": ["l"] }]);
     let (config, manifest) = (config.to_string(), manifest.to_string());
-    tar(path, &[("c", config.as_bytes()), ("l", layer), ("manifest.json", manifest.as_bytes())]);
+    tar(
+        path,
+        &[
+            ("c", config.as_bytes()),
+            ("l", layer),
+            ("manifest.json", manifest.as_bytes()),
+        ],
+    );
 }
 
 /// Everything below a folder but what is below `but`: kind, size, times, content.
@@ -227,14 +306,24 @@ fn listing(dir: &Path, but: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64, Vec
     let mut all = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
             if path == but {
                 continue;
             }
-            let status = fs::symlink_metadata(&path).unwrap();
-            let content = if status.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
-            let about = (status.mode(), status.size(), status.mtime(), status.mtime_nsec(), content);
+            let status = fs::symlink_metadata(&path).expect("its status");
+            let content = if status.is_file() {
+                fs::read(&path).expect("its content")
+            } else {
+                Vec::new()
+            };
+            let about = (
+                status.mode(),
+                status.size(),
+                status.mtime(),
+                status.mtime_nsec(),
+                content,
+            );
             if status.is_dir() {
                 folders.push(path.clone());
             }
@@ -257,12 +346,21 @@ fn nothing_outside_the_cache_is_ever_written() {
     drop(images(&cache));
     let absolute = victim.join("file").display().to_string();
     let up = "../".repeat(20) + absolute.trim_start_matches('/');
-    assert!(up.len() < 100 && absolute.len() < 100, "the temporary folder is too deep");
+    assert!(
+        up.len() < 100 && absolute.len() < 100,
+        "the temporary folder is too deep"
+    );
     let layers: Vec<(&str, Vec<u8>)> = vec![
         ("up", raw_tar(&[Member(b"../near", Regular, "")])),
         ("far up", raw_tar(&[Member(up.as_bytes(), Regular, "")])),
-        ("hidden up", raw_tar(&[Member(b"a/../../../../near", Regular, "")])),
-        ("absolute", raw_tar(&[Member(absolute.as_bytes(), Regular, "")])),
+        (
+            "hidden up",
+            raw_tar(&[Member(b"a/../../../../near", Regular, "")]),
+        ),
+        (
+            "absolute",
+            raw_tar(&[Member(absolute.as_bytes(), Regular, "")]),
+        ),
         (
             "through a symlink",
             raw_tar(&[
@@ -273,10 +371,19 @@ fn nothing_outside_the_cache_is_ever_written() {
         ),
         (
             "over a symlink",
-            raw_tar(&[Member(b"out", Symlink, &absolute), Member(b"out", Regular, "")]),
+            raw_tar(&[
+                Member(b"out", Symlink, &absolute),
+                Member(b"out", Regular, ""),
+            ]),
         ),
-        ("hard link", raw_tar(&[Member(b"out", Link, &absolute), Member(b"out", Regular, "")])),
-        ("hard link up", raw_tar(&[Member(b"out", Link, &up), Member(b"out", Regular, "")])),
+        (
+            "hard link",
+            raw_tar(&[Member(b"out", Link, &absolute), Member(b"out", Regular, "")]),
+        ),
+        (
+            "hard link up",
+            raw_tar(&[Member(b"out", Link, &up), Member(b"out", Regular, "")]),
+        ),
         (
             "devices",
             raw_tar(&[
@@ -285,11 +392,26 @@ fn nothing_outside_the_cache_is_ever_written() {
                 Member(b"pipe", Fifo, ""),
             ]),
         ),
-        ("root", raw_tar(&[Member(b"/", Directory, ""), Member(b"./", Directory, "")])),
-        ("root replaced", raw_tar(&[Member(b"/", Symlink, &absolute)])),
-        ("whiteout of root", raw_tar(&[Member(b".wh..", Regular, ""), Member(b".wh.", Regular, "")])),
-        ("whiteout up", raw_tar(&[Member(b"../.wh.near", Regular, "")])),
-        ("not UTF-8", raw_tar(&[Member(b"\xff\xfe/\x80", Regular, "")])),
+        (
+            "root",
+            raw_tar(&[Member(b"/", Directory, ""), Member(b"./", Directory, "")]),
+        ),
+        (
+            "root replaced",
+            raw_tar(&[Member(b"/", Symlink, &absolute)]),
+        ),
+        (
+            "whiteout of root",
+            raw_tar(&[Member(b".wh..", Regular, ""), Member(b".wh.", Regular, "")]),
+        ),
+        (
+            "whiteout up",
+            raw_tar(&[Member(b"../.wh.near", Regular, "")]),
+        ),
+        (
+            "not UTF-8",
+            raw_tar(&[Member(b"\xff\xfe/\x80", Regular, "")]),
+        ),
         ("garbage", noise(10_000)),
     ];
     let before = listing(dir.path(), &cache);
@@ -303,9 +425,15 @@ fn nothing_outside_the_cache_is_ever_written() {
         for line in said.lines().filter_map(|line| line.split_once("waggle: ")) {
             eprintln!("{name}: {}", line.1);
         }
-        assert!(said.contains("waggle: refused") || said.contains("waggle: imported"), "{name}: {said}");
+        assert!(
+            said.contains("waggle: refused") || said.contains("waggle: imported"),
+            "{name}: {said}"
+        );
         imported += usize::from(said.contains("waggle: imported"));
-        assert!(!said.contains("FullyEnforced") || said.contains("PermissionDenied"), "{said}");
+        assert!(
+            !said.contains("FullyEnforced") || said.contains("PermissionDenied"),
+            "{said}"
+        );
         assert_eq!(listing(dir.path(), &cache), before, "{name}");
     }
     // Some are strange but legal: they are contained.
@@ -314,7 +442,11 @@ fn nothing_outside_the_cache_is_ever_written() {
     assert_eq!(images.verify(false).unwrap().damage, []);
     images.prune(true).unwrap();
     for folder in ["blobs/sha256", "layers", "roots", "refs", "partial", "temp"] {
-        assert_eq!(fs::read_dir(cache.join(folder)).unwrap().count(), 0, "{folder}");
+        assert_eq!(
+            fs::read_dir(cache.join(folder)).unwrap().count(),
+            0,
+            "{folder}"
+        );
     }
 }
 
@@ -325,10 +457,16 @@ async fn what_cannot_be_used_is_refused_with_a_reason() {
     let path = dir.path().join("image");
     let layer = raw_tar(&[Member(b"a", tar::EntryType::Regular, "")]);
     let import = async |config: serde_json::Value| {
-        let manifest =
-            serde_json::json!([{ "Config": "c", "RepoTags": ["x:1"], "Layers": ["l"] }]);
+        let manifest = serde_json::json!([{ "Config": "c", "RepoTags": ["x:1"], "Layers": ["l"] }]);
         let (config, manifest) = (config.to_string(), manifest.to_string());
-        tar(&path, &[("c", config.as_bytes()), ("l", &layer), ("manifest.json", manifest.as_bytes())]);
+        tar(
+            &path,
+            &[
+                ("c", config.as_bytes()),
+                ("l", &layer),
+                ("manifest.json", manifest.as_bytes()),
+            ],
+        );
         cache.import(&path, None, &|_| ()).await
     };
     let host = waggle_images::config::host_architecture();
@@ -338,7 +476,10 @@ async fn what_cannot_be_used_is_refused_with_a_reason() {
     assert!(
         matches!(
             &error,
-            Error::Source(SourceError::Config { source: ConfigError::Platform { .. }, .. })
+            Error::Source(SourceError::Config {
+                source: ConfigError::Platform { .. },
+                ..
+            })
         ),
         "{error}"
     );
@@ -346,7 +487,10 @@ async fn what_cannot_be_used_is_refused_with_a_reason() {
     let wrong = serde_json::json!({ "type": "layers", "diff_ids": [Digest::of(b"other")] });
     let lie = serde_json::json!({ "architecture": host, "os": "linux", "rootfs": wrong });
     let error = import(lie).await.unwrap_err();
-    assert!(matches!(error, Error::Store(StoreError::Mismatch { .. })), "{error}");
+    assert!(
+        matches!(error, Error::Store(StoreError::Mismatch { .. })),
+        "{error}"
+    );
     assert_eq!(cache.list().unwrap(), []);
     let good = serde_json::json!({ "architecture": host, "os": "linux", "rootfs": rootfs });
     let imported = import(good).await.unwrap();

@@ -16,9 +16,7 @@ use crate::layer::{Index, Kind as EntryKind};
 use crate::reference::Reference;
 use crate::registry::{Manifest, Platform, pick};
 use crate::source::{Content, Found, Kind, Name, Source, SourceError, single_layer};
-use crate::store::{
-    Conversion, Expected, Layer, Provenance, Quota, Stopper, StoreError, Visit,
-};
+use crate::store::{Conversion, Expected, Layer, Provenance, Quota, Stopper, StoreError, Visit};
 
 /// How many indexes may be in one another: a layout's own one, a list of images, one of platforms.
 const DEEPEST: u32 = 3;
@@ -67,7 +65,9 @@ impl Images {
             let (config, manifest) = self.root_fs(&visit, &source, &stopper).await?;
             visit.put_blob(&config)?;
             let image = read_image(&reference.to_string(), &manifest, "", &self.options.limits)?;
-            let done = install(Supply::Store).run(&manifest, &manifest, &image).await?;
+            let done = install(Supply::Store)
+                .run(&manifest, &manifest, &image)
+                .await?;
             visit.remember(&done.record(reference))?;
             return Ok(vec![reference.clone()]);
         }
@@ -76,7 +76,9 @@ impl Images {
         for (found, references) in images {
             let (manifest, image) = self.manifest(&source, &found).await?;
             let supply = Supply::Source(Arc::clone(&source));
-            let done: Done = install(supply).run(&found.document, &manifest, &image).await?;
+            let done: Done = install(supply)
+                .run(&found.document, &manifest, &image)
+                .await?;
             for reference in references {
                 visit.remember(&done.record(&reference))?;
                 imported.push(reference);
@@ -102,10 +104,15 @@ impl Images {
             };
             let entry = pick(&what, &entries, &Platform::host())?.descriptor.clone();
             let (source, limit) = (Arc::clone(source), entry.size.min(limits.manifest_bytes));
-            bytes = blocking(move || source.document(&entry.digest, limit)).await?.into();
+            bytes = blocking(move || source.document(&entry.digest, limit))
+                .await?
+                .into();
             media_type = entry.media_type;
         }
-        Err(Error::Nested { what, limit: DEEPEST })
+        Err(Error::Nested {
+            what,
+            limit: DEEPEST,
+        })
     }
 
     /// Takes a root file system in as a layer, and says what its configuration and its manifest are.
@@ -116,19 +123,31 @@ impl Images {
         stopper: &Stopper,
     ) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let limits = &self.options.limits;
-        let expected = Expected { digest: None, size: None, limit: limits.blob_bytes };
+        let expected = Expected {
+            digest: None,
+            size: None,
+            limit: limits.blob_bytes,
+        };
         let (copier, file, stop) = (visit.clone(), Arc::clone(source), stopper.stop());
         let (blob, size, magic) = blocking(move || {
             let mut magic = [0; 4];
             let content = file.tar()?;
             begin(file.tar()?, &mut magic);
             let copied = copier.copy_blob(content, expected, file.path(), &stop, &|_| ());
-            copied.map(|(blob, size)| (blob, size, magic)).map_err(Error::from)
+            copied
+                .map(|(blob, size)| (blob, size, magic))
+                .map_err(Error::from)
         })
         .await?;
-        let conversion = Conversion { blob, diff_id: None, compression: None };
+        let conversion = Conversion {
+            blob,
+            diff_id: None,
+            compression: None,
+        };
         let quota = Quota::new(limits);
-        let layer = visit.make_layer(conversion, &quota, &stopper.stop()).await?;
+        let layer = visit
+            .make_layer(conversion, &quota, &stopper.stop())
+            .await?;
         let (diff_id, path) = (layer.diff_id, source.path().to_owned());
         if blocking(move || is_of_images(&layer)).await? {
             return Err(SourceError::Compressed { path }.into());
@@ -150,7 +169,10 @@ fn begin(content: Content, magic: &mut [u8; 4]) {
 
 /// Whether a layer is an archive of images, which was compressed so that nobody could tell.
 fn is_of_images(layer: &Layer) -> Result<bool, Error> {
-    let damaged = |source| StoreError::Layer { blob: layer.diff_id, source };
+    let damaged = |source| StoreError::Layer {
+        blob: layer.diff_id,
+        source,
+    };
     for entry in Index::open(&layer.index).map_err(damaged)? {
         let entry = entry.map_err(damaged)?;
         let telling = matches!(entry.path.as_slice(), b"manifest.json" | b"oci-layout");
@@ -162,19 +184,22 @@ fn is_of_images(layer: &Layer) -> Result<bool, Error> {
 }
 
 fn unnamed(path: &Path, tag: Option<String>) -> Error {
-    Error::Unnamed { path: path.to_owned(), tag }
+    Error::Unnamed {
+        path: path.to_owned(),
+        tag,
+    }
 }
 
 /// What each image is going to be called.
-fn named(
-    source: &Source,
-    name: Option<&Reference>,
-) -> Result<Vec<(Found, Vec<Reference>)>, Error> {
+fn named(source: &Source, name: Option<&Reference>) -> Result<Vec<(Found, Vec<Reference>)>, Error> {
     let found = source.images();
     if let Some(name) = name {
         return match found {
             [one] => Ok(vec![(one.clone(), vec![name.clone()])]),
-            _ => Err(Error::Ambiguous { path: source.path().to_owned(), count: found.len() }),
+            _ => Err(Error::Ambiguous {
+                path: source.path().to_owned(),
+                count: found.len(),
+            }),
         };
     }
     let mut images = Vec::new();

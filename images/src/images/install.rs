@@ -15,9 +15,7 @@ use super::{Error, Images, now};
 use crate::config::ImageConfig;
 use crate::layer::Compression;
 use crate::reference::Reference;
-use crate::registry::{
-    BlobStream, Descriptor, ImageManifest, Manifest, Registry, RegistryError,
-};
+use crate::registry::{BlobStream, Descriptor, ImageManifest, Manifest, Registry, RegistryError};
 use crate::source::Source;
 use crate::store::{
     Conversion, Expected, Layer, Origin, Provenance, Quota, Record, RecordLayer, Root, Stop,
@@ -103,7 +101,10 @@ impl Install<'_> {
         let layers = self.layers(image, &config).await?;
         self.meter.enter(Phase::Root);
         let limits = &self.images.options.limits;
-        let root = self.visit.make_root(layers, limits, &self.stopper.stop()).await?;
+        let root = self
+            .visit
+            .make_root(layers, limits, &self.stopper.stop())
+            .await?;
         Ok(Done {
             named,
             manifest,
@@ -126,7 +127,10 @@ impl Install<'_> {
         let media_type = &image.config.media_type;
         if !CONFIG_TYPES.contains(&media_type.as_str()) {
             let media_type = media_type.clone();
-            return Err(Error::Artifact { what: self.what(), media_type });
+            return Err(Error::Artifact {
+                what: self.what(),
+                media_type,
+            });
         }
         for layer in &image.layers {
             if Compression::of_media_type(&layer.media_type).is_none() {
@@ -150,8 +154,10 @@ impl Install<'_> {
             bytes = self.visit.read_blob(digest, limit)?;
         }
         let bytes = bytes.ok_or_else(|| self.missing(digest))?;
-        ImageConfig::parse(&bytes, image.layers.len())
-            .map_err(|source| Error::Config { reference: self.what(), source })
+        ImageConfig::parse(&bytes, image.layers.len()).map_err(|source| Error::Config {
+            reference: self.what(),
+            source,
+        })
     }
 
     async fn layers(
@@ -159,7 +165,11 @@ impl Install<'_> {
         image: &ImageManifest,
         config: &ImageConfig,
     ) -> Result<Vec<Layer>, Error> {
-        let pairs: Vec<_> = image.layers.iter().zip(config.diff_ids.iter().copied()).collect();
+        let pairs: Vec<_> = image
+            .layers
+            .iter()
+            .zip(config.diff_ids.iter().copied())
+            .collect();
         // The same layer twice is one piece of work.
         let mut seen = BTreeSet::new();
         let distinct: Vec<_> = pairs
@@ -173,7 +183,9 @@ impl Install<'_> {
         self.meter.enter(Phase::Layers);
         let quota = Quota::new(&self.images.options.limits);
         let made = try_join_all(
-            distinct.iter().map(|(layer, diff_id)| self.layer(layer, *diff_id, &quota)),
+            distinct
+                .iter()
+                .map(|(layer, diff_id)| self.layer(layer, *diff_id, &quota)),
         )
         .await?;
         let find = |diff_id: &Digest| made.iter().find(|layer| layer.diff_id == *diff_id).cloned();
@@ -223,7 +235,9 @@ impl Install<'_> {
     ) -> Result<Layer, StoreError> {
         // The semaphores are never closed.
         let _permit = self.images.conversions.acquire().await;
-        self.visit.make_layer(conversion, quota, &self.stopper.stop()).await
+        self.visit
+            .make_layer(conversion, quota, &self.stopper.stop())
+            .await
     }
 
     async fn drop_if_damaged(&self, digest: &Digest) -> Result<bool, StoreError> {
@@ -233,14 +247,23 @@ impl Install<'_> {
 
     /// Sees to it that a blob is in the store.
     async fn bring(&self, blob: &Descriptor) -> Result<(), Error> {
-        let wanted = Wanted { digest: blob.digest, size: blob.size };
+        let wanted = Wanted {
+            digest: blob.digest,
+            size: blob.size,
+        };
         let stop = self.stopper.stop();
         match &self.supply {
             Supply::Registry(registry, reference) => {
                 let _permit = self.images.downloads.acquire().await;
-                let origin = FromRegistry { registry, reference };
+                let origin = FromRegistry {
+                    registry,
+                    reference,
+                };
                 let on_bytes = |count| self.meter.bytes.add(count);
-                Ok(self.visit.receive(wanted, &origin, &stop, &on_bytes).await?)
+                Ok(self
+                    .visit
+                    .receive(wanted, &origin, &stop, &on_bytes)
+                    .await?)
             }
             Supply::Source(source) => {
                 let _permit = self.images.downloads.acquire().await;
@@ -261,7 +284,11 @@ impl Install<'_> {
 
     fn missing(&self, digest: &Digest) -> Error {
         let dir = self.visit.store().dir().to_owned();
-        Error::Store(StoreError::Missing { what: "the blob", digest: *digest, dir })
+        Error::Store(StoreError::Missing {
+            what: "the blob",
+            digest: *digest,
+            dir,
+        })
     }
 }
 
@@ -271,8 +298,11 @@ fn copy(visit: &Visit, source: &Source, wanted: Wanted, stop: &Stop) -> Result<(
         return Ok(());
     }
     let content = source.blob(&wanted.digest)?;
-    let expected =
-        Expected { digest: Some(wanted.digest), size: Some(wanted.size), limit: wanted.size };
+    let expected = Expected {
+        digest: Some(wanted.digest),
+        size: Some(wanted.size),
+        limit: wanted.size,
+    };
     visit.copy_blob(content, expected, source.path(), stop, &|_| ())?;
     Ok(())
 }
@@ -288,7 +318,9 @@ impl Origin for FromRegistry<'_> {
     type Stream = BlobStream;
 
     async fn open(&self, wanted: &Wanted, from: u64) -> Result<BlobStream, RegistryError> {
-        self.registry.blob(self.reference, &wanted.digest, wanted.size, from).await
+        self.registry
+            .blob(self.reference, &wanted.digest, wanted.size, from)
+            .await
     }
 }
 
@@ -300,7 +332,17 @@ pub(super) async fn receive(
     wanted: Wanted,
     stop: &Stop,
 ) -> Result<(), Error> {
-    Ok(visit.receive(wanted, &FromRegistry { registry, reference }, stop, &|_| ()).await?)
+    Ok(visit
+        .receive(
+            wanted,
+            &FromRegistry {
+                registry,
+                reference,
+            },
+            stop,
+            &|_| (),
+        )
+        .await?)
 }
 
 /// Reads a manifest which is that of one image.
@@ -312,7 +354,10 @@ pub(super) fn read_image(
 ) -> Result<ImageManifest, Error> {
     match Manifest::read(what, &Bytes::copy_from_slice(bytes), media_type, limits)? {
         Manifest::Image(image) => Ok(image),
-        Manifest::Index(_) => Err(Error::Nested { what: what.to_owned(), limit: 0 }),
+        Manifest::Index(_) => Err(Error::Nested {
+            what: what.to_owned(),
+            limit: 0,
+        }),
     }
 }
 

@@ -110,8 +110,11 @@ impl Images {
             let mut summary = summarize(&visit, record, *used)?;
             for (part, size) in parts {
                 let owned = owners.get(part).copied().unwrap_or_default() <= 1;
-                let sum =
-                    if owned { &mut summary.own_bytes } else { &mut summary.shared_bytes };
+                let sum = if owned {
+                    &mut summary.own_bytes
+                } else {
+                    &mut summary.shared_bytes
+                };
                 *sum = sum.saturating_add(*size);
             }
             summaries.push(summary);
@@ -125,21 +128,29 @@ impl Images {
     ///
     /// It is not there, or its configuration is damaged.
     pub fn inspect(&self, reference: &Reference) -> Result<Inspection, Error> {
-        let not_there = || Error::NotThere { reference: reference.clone() };
-        let summary = self.list()?.into_iter().find(|summary| summary.reference == *reference);
+        let not_there = || Error::NotThere {
+            reference: reference.clone(),
+        };
+        let summary = self
+            .list()?
+            .into_iter()
+            .find(|summary| summary.reference == *reference);
         let summary = summary.ok_or_else(not_there)?;
         let visit = self.store.visit_blocking()?;
-        let record = visit.record(&reference.to_string())?.ok_or_else(not_there)?;
+        let record = visit
+            .record(&reference.to_string())?
+            .ok_or_else(not_there)?;
         let config = visit.read_blob(&record.config, self.options.limits.config_bytes)?;
-        let config = config.ok_or_else(|| {
-            crate::store::StoreError::Missing {
-                what: "the configuration",
-                digest: record.config,
-                dir: self.store.dir().to_owned(),
-            }
+        let config = config.ok_or_else(|| crate::store::StoreError::Missing {
+            what: "the configuration",
+            digest: record.config,
+            dir: self.store.dir().to_owned(),
         })?;
-        let config = ImageConfig::parse(&config, record.layers.len())
-            .map_err(|source| Error::Config { reference: reference.to_string(), source })?;
+        let config =
+            ImageConfig::parse(&config, record.layers.len()).map_err(|source| Error::Config {
+                reference: reference.to_string(),
+                source,
+            })?;
         let mut layers = Vec::new();
         for layer in &record.layers {
             let there = visit.layer(&layer.diff_id)?;
@@ -195,7 +206,9 @@ fn summarize(visit: &Visit, record: &Record, used: SystemTime) -> Result<Summary
         own_bytes: 0,
         shared_bytes: 0,
         created: record.created.clone(),
-        resolved: SystemTime::UNIX_EPOCH.checked_add(resolved).unwrap_or(SystemTime::UNIX_EPOCH),
+        resolved: SystemTime::UNIX_EPOCH
+            .checked_add(resolved)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         used,
     })
 }

@@ -39,10 +39,15 @@ impl Images {
         let visit = self.store.visit().await?;
         let record = visit
             .record(&local.to_string())?
-            .ok_or_else(|| Error::NotThere { reference: local.clone() })?;
+            .ok_or_else(|| Error::NotThere {
+                reference: local.clone(),
+            })?;
         let stopper = Stopper::default();
         for layer in &record.layers {
-            let wanted = Wanted { digest: layer.digest, size: layer.size };
+            let wanted = Wanted {
+                digest: layer.digest,
+                size: layer.size,
+            };
             let there = visit.has_blob(&wanted.digest, Some(wanted.size))?;
             // It went to save room, because its registry has it.
             if !there && record.provenance == Provenance::Pulled {
@@ -50,8 +55,14 @@ impl Images {
             }
         }
         let push = self.prepare(&visit, &record)?;
-        let sizes: BTreeMap<_, _> = push.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-        meter.bytes.expect(sizes.values().sum::<u64>().saturating_add(push.config.size));
+        let sizes: BTreeMap<_, _> = push
+            .layers
+            .iter()
+            .map(|layer| (layer.digest, layer.size))
+            .collect();
+        meter
+            .bytes
+            .expect(sizes.values().sum::<u64>().saturating_add(push.config.size));
         meter.enter(Phase::Push);
         let done = |content: &Content, _there: bool| meter.bytes.add(content.size);
         Ok(self.registry.push(to, &push, &done).await?)
@@ -65,7 +76,11 @@ impl Images {
         };
         let content = |digest: &Digest| {
             let size = visit.blob_size(digest)?.ok_or_else(|| missing(digest))?;
-            Ok::<_, Error>(Content { digest: *digest, size, path: visit.blob_path(digest) })
+            Ok::<_, Error>(Content {
+                digest: *digest,
+                size,
+                path: visit.blob_path(digest),
+            })
         };
         let manifest = visit
             .read_blob(&record.manifest, self.options.limits.manifest_bytes)?
@@ -88,5 +103,7 @@ fn media_type(manifest: &[u8]) -> String {
         media_type: Option<String>,
     }
     let named = serde_json::from_slice::<Named>(manifest).ok();
-    named.and_then(|named| named.media_type).unwrap_or_else(|| media::OCI_MANIFEST.to_owned())
+    named
+        .and_then(|named| named.media_type)
+        .unwrap_or_else(|| media::OCI_MANIFEST.to_owned())
 }

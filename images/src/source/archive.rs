@@ -31,7 +31,10 @@ pub(super) struct Archive {
 /// What is at a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
-    File { at: u64, size: u64 },
+    File {
+        at: u64,
+        size: u64,
+    },
     /// Another name in the archive.
     Link(String),
     /// A link out of it, or what has no content.
@@ -54,11 +57,20 @@ const LARGEST_HEADER: u32 = 1 << 20;
 impl Archive {
     /// Reads all headers.
     pub(super) fn scan(path: &Path, file: Arc<File>, limits: &Limits) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::Io { path: path.to_owned(), source };
-        let truncated = || SourceError::Truncated { path: path.to_owned() };
+        let failed = |source| SourceError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let truncated = || SourceError::Truncated {
+            path: path.to_owned(),
+        };
         let length = file.metadata().map_err(failed)?.len();
-        let mut archive =
-            Self { path: path.to_owned(), file, places: BTreeMap::new(), crowded: false };
+        let mut archive = Self {
+            path: path.to_owned(),
+            file,
+            places: BTreeMap::new(),
+            crowded: false,
+        };
         let mut header_limits = HeaderLimits::new();
         header_limits.max_metadata_size = LARGEST_HEADER;
         let mut parser = Parser::new(header_limits);
@@ -73,9 +85,15 @@ impl Archive {
             let event = parser.parse(header).map_err(|source| {
                 if at == 0 {
                     // It does not even begin as a tar.
-                    SourceError::Unknown { path: path.to_owned() }
+                    SourceError::Unknown {
+                        path: path.to_owned(),
+                    }
                 } else {
-                    SourceError::Tar { path: path.to_owned(), at, source }
+                    SourceError::Tar {
+                        path: path.to_owned(),
+                        at,
+                        source,
+                    }
                 }
             })?;
             let (consumed, size) = match event {
@@ -88,19 +106,36 @@ impl Archive {
                 ParseEvent::End { .. } => break,
                 ParseEvent::GlobalExtensions { consumed, .. } => (consumed, 0),
                 // No file of an image is sparse.
-                ParseEvent::SparseEntry { consumed, entry, .. } => (consumed, entry.size),
+                ParseEvent::SparseEntry {
+                    consumed, entry, ..
+                } => (consumed, entry.size),
                 ParseEvent::Entry { consumed, entry } => {
-                    let size = if has_content(entry.entry_type) { entry.size } else { 0 };
+                    let size = if has_content(entry.entry_type) {
+                        entry.size
+                    } else {
+                        0
+                    };
                     let target = entry.link_target.as_deref();
-                    archive.note(&entry.path, entry.entry_type, target, at + consumed as u64, size);
+                    archive.note(
+                        &entry.path,
+                        entry.entry_type,
+                        target,
+                        at + consumed as u64,
+                        size,
+                    );
                     (consumed, size)
                 }
             };
             entries += 1;
             if entries > limits.entries {
-                return Err(SourceError::TooMany { path: path.to_owned(), limit: limits.entries });
+                return Err(SourceError::TooMany {
+                    path: path.to_owned(),
+                    limit: limits.entries,
+                });
             }
-            let padded = size.checked_next_multiple_of(HEADER_SIZE as u64).ok_or_else(truncated)?;
+            let padded = size
+                .checked_next_multiple_of(HEADER_SIZE as u64)
+                .ok_or_else(truncated)?;
             let content = at.checked_add(consumed as u64).ok_or_else(truncated)?;
             at = content.checked_add(padded).ok_or_else(truncated)?;
             if content.saturating_add(size) > length {
@@ -109,14 +144,20 @@ impl Archive {
             wanted = HEADER_SIZE;
         }
         if archive.crowded && TELLING.iter().any(|name| archive.has(name)) {
-            return Err(SourceError::TooMany { path: path.to_owned(), limit: MOST_NAMES as u64 });
+            return Err(SourceError::TooMany {
+                path: path.to_owned(),
+                limit: MOST_NAMES as u64,
+            });
         }
         Ok(archive)
     }
 
     /// Notes where an entry is, if it could be a part of an image: those are at most in folders of folders.
     fn note(&mut self, name: &[u8], kind: EntryType, target: Option<&[u8]>, at: u64, size: u64) {
-        let Some(name) = std::str::from_utf8(name).ok().and_then(|name| normal("", name)) else {
+        let Some(name) = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| normal("", name))
+        else {
             return;
         };
         if name.is_empty() || name.split('/').count() > 3 {
@@ -130,9 +171,9 @@ impl Archive {
                 .filter(|target| !target.starts_with('/'))
                 .and_then(|target| normal(parent, target))
                 .map_or(Place::Other, Place::Link),
-            EntryType::Link => {
-                target.and_then(|target| normal("", target)).map_or(Place::Other, Place::Link)
-            }
+            EntryType::Link => target
+                .and_then(|target| normal("", target))
+                .map_or(Place::Other, Place::Link),
             EntryType::Directory => return,
             _ => Place::Other,
         };
@@ -150,7 +191,10 @@ impl Archive {
 
     /// A file by its name, which may be a link.
     pub(super) fn open(&self, name: &str) -> Result<Option<Content>, SourceError> {
-        let link = || SourceError::Link { path: self.path.clone(), name: name.to_owned() };
+        let link = || SourceError::Link {
+            path: self.path.clone(),
+            name: name.to_owned(),
+        };
         let mut at = normal("", name).ok_or_else(link)?;
         for _ in 0..MOST_LINKS {
             match self.places.get(&at) {

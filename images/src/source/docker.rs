@@ -60,7 +60,11 @@ pub(super) fn images(
     for image in images {
         let document = manifest(source, &image, &mut blobs)?;
         let names = image.repo_tags.unwrap_or_default();
-        found.push(Found { names, document, media_type: MANIFEST.to_owned() });
+        found.push(Found {
+            names,
+            document,
+            media_type: MANIFEST.to_owned(),
+        });
     }
     Ok((found, blobs))
 }
@@ -73,14 +77,27 @@ fn manifest(
     let limit = source.limits.layers;
     if image.layers.len() > limit {
         let (path, layers) = (source.path.clone(), image.layers.len());
-        return Err(SourceError::TooManyLayers { path, layers, limit });
+        return Err(SourceError::TooManyLayers {
+            path,
+            layers,
+            limit,
+        });
     }
-    let bytes =
-        source.read(source.file(&image.config)?, &image.config, source.limits.config_bytes)?;
-    let config = ImageConfig::parse(&bytes, image.layers.len())
-        .map_err(|error| SourceError::Config { path: source.path.clone(), source: error })?;
-    let config_blob =
-        Blob { media_type: CONFIG, digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    let bytes = source.read(
+        source.file(&image.config)?,
+        &image.config,
+        source.limits.config_bytes,
+    )?;
+    let config =
+        ImageConfig::parse(&bytes, image.layers.len()).map_err(|error| SourceError::Config {
+            path: source.path.clone(),
+            source: error,
+        })?;
+    let config_blob = Blob {
+        media_type: CONFIG,
+        digest: Digest::of(&bytes),
+        size: bytes.len() as u64,
+    };
     blobs.insert(config_blob.digest, image.config.clone());
     let mut layers = Vec::new();
     for (name, diff_id) in image.layers.iter().zip(&config.diff_ids) {
@@ -92,7 +109,10 @@ fn manifest(
 }
 
 fn layer(source: &Source, name: &str, diff_id: &Digest) -> Result<Blob, SourceError> {
-    let failed = |error| SourceError::Io { path: source.path.clone(), source: error };
+    let failed = |error| SourceError::Io {
+        path: source.path.clone(),
+        source: error,
+    };
     let content = source.file(name)?;
     let size = content.len();
     let mut magic = [0; 4];
@@ -101,17 +121,27 @@ fn layer(source: &Source, name: &str, diff_id: &Digest) -> Result<Blob, SourceEr
         source.file(name)?.read_exact(&mut magic).map_err(failed)?;
     }
     if short || !is_compressed(magic) {
-        return Ok(Blob { media_type: media_type(magic), digest: *diff_id, size });
+        return Ok(Blob {
+            media_type: media_type(magic),
+            digest: *diff_id,
+            size,
+        });
     }
     let mut hasher = Sha256::new();
     let mut content = content;
     let mut chunk = vec![0; 256 << 10];
     loop {
         let count = content.read(&mut chunk).map_err(failed)?;
-        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
         hasher.update(bytes);
     }
-    Ok(Blob { media_type: media_type(magic), digest: Digest::finish(hasher), size })
+    Ok(Blob {
+        media_type: media_type(magic),
+        digest: Digest::finish(hasher),
+        size,
+    })
 }
 
 /// What a layer that begins so is called.
@@ -126,14 +156,24 @@ fn media_type(magic: [u8; 4]) -> &'static str {
 }
 
 fn write_manifest(config: Blob, layers: Vec<Blob>) -> Vec<u8> {
-    let manifest = Manifest { schema_version: 2, media_type: MANIFEST, config, layers };
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: MANIFEST,
+        config,
+        layers,
+    };
     // Numbers and strings only: that always is JSON.
     serde_json::to_vec(&manifest).unwrap_or_default()
 }
 
 /// An image of one layer, of which nothing is known but that: its configuration and its manifest. The same layer
 /// gives the same image.
-pub(crate) fn single(blob: Digest, size: u64, magic: [u8; 4], diff_id: &Digest) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn single(
+    blob: Digest,
+    size: u64,
+    magic: [u8; 4],
+    diff_id: &Digest,
+) -> (Vec<u8>, Vec<u8>) {
     let config = serde_json::json!({
         "architecture": crate::config::host_architecture(),
         "os": "linux",
@@ -141,8 +181,15 @@ pub(crate) fn single(blob: Digest, size: u64, magic: [u8; 4], diff_id: &Digest) 
         "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     });
     let config = config.to_string().into_bytes();
-    let config_blob =
-        Blob { media_type: CONFIG, digest: Digest::of(&config), size: config.len() as u64 };
-    let layer = Blob { media_type: media_type(magic), digest: blob, size };
+    let config_blob = Blob {
+        media_type: CONFIG,
+        digest: Digest::of(&config),
+        size: config.len() as u64,
+    };
+    let layer = Blob {
+        media_type: media_type(magic),
+        digest: blob,
+        size,
+    };
     (config, write_manifest(config_blob, vec![layer]))
 }

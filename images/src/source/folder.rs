@@ -22,13 +22,22 @@ pub(super) struct Folder {
 impl Folder {
     /// Of an open folder.
     pub(super) fn new(path: &Path, dir: File) -> Self {
-        Self { path: path.to_owned(), dir }
+        Self {
+            path: path.to_owned(),
+            dir,
+        }
     }
 
     /// A regular file by its name, parts joined by `/`, which the caller has made itself: it has no `..`.
     pub(super) fn open(&self, name: &str) -> Result<Option<Content>, SourceError> {
-        let link = || SourceError::Link { path: self.path.clone(), name: name.to_owned() };
-        let failed = |source| SourceError::Io { path: self.path.join(name), source };
+        let link = || SourceError::Link {
+            path: self.path.clone(),
+            name: name.to_owned(),
+        };
+        let failed = |source| SourceError::Io {
+            path: self.path.join(name),
+            source,
+        };
         // Part by part, so that no folder in between is a link either. Without waiting for a pipe's other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let mut at: Option<File> = None;

@@ -24,8 +24,11 @@ pub(super) fn images(source: &Source) -> Result<Vec<Found>, SourceError> {
     let entries = index.manifests();
     if entries.len() > 1 && entries.iter().all(|entry| name(entry).is_none()) {
         // One image for several platforms, without an index of its own.
-        let document =
-            source.read(source.file("index.json")?, "index.json", source.limits.manifest_bytes)?;
+        let document = source.read(
+            source.file("index.json")?,
+            "index.json",
+            source.limits.manifest_bytes,
+        )?;
         return Ok(vec![Found {
             names: Vec::new(),
             document,
@@ -69,6 +72,8 @@ pub(super) fn images(source: &Source) -> Result<Vec<Found>, SourceError> {
 
 fn name(entry: &Descriptor) -> Option<&str> {
     let annotations = entry.annotations().as_ref()?;
-    let name = annotations.get(FULL_NAME).or_else(|| annotations.get(REF_NAME))?;
+    let name = annotations
+        .get(FULL_NAME)
+        .or_else(|| annotations.get(REF_NAME))?;
     Some(name.as_str()).filter(|name| !name.is_empty())
 }

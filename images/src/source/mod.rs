@@ -102,23 +102,32 @@ impl Source {
             Kind::RootFs => {}
         }
         if source.images.is_empty() && source.kind != Kind::RootFs {
-            return Err(SourceError::NoImage { path: path.to_owned() });
+            return Err(SourceError::NoImage {
+                path: path.to_owned(),
+            });
         }
         Ok(source)
     }
 
     fn of(path: &Path, limits: &Limits) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::Io { path: path.to_owned(), source };
+        let failed = |source| SourceError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let file = open_plain(path).map_err(failed)?;
         let status = file.metadata().map_err(failed)?;
         let (kind, files) = if status.is_dir() {
             let folder = Folder::new(path, file);
             if folder.open("oci-layout")?.is_none() {
-                return Err(SourceError::Unknown { path: path.to_owned() });
+                return Err(SourceError::Unknown {
+                    path: path.to_owned(),
+                });
             }
             (Kind::OciLayout, Files::Folder(folder))
         } else if !status.is_file() {
-            return Err(SourceError::Unknown { path: path.to_owned() });
+            return Err(SourceError::Unknown {
+                path: path.to_owned(),
+            });
         } else {
             let file = Arc::new(file);
             let mut magic = [0; 4];
@@ -182,10 +191,16 @@ impl Source {
     ///
     /// It is not there, too long, or something else.
     pub fn document(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, SourceError> {
-        let bytes = self.blob(digest).and_then(|content| self.read(content, &digest.to_string(), limit))?;
+        let bytes = self
+            .blob(digest)
+            .and_then(|content| self.read(content, &digest.to_string(), limit))?;
         let found = Digest::of(&bytes);
         if found != *digest {
-            return Err(SourceError::Mismatch { path: self.path.clone(), expected: *digest, found });
+            return Err(SourceError::Mismatch {
+                path: self.path.clone(),
+                expected: *digest,
+                found,
+            });
         }
         Ok(bytes)
     }
@@ -197,10 +212,14 @@ impl Source {
     /// The file cannot be read, or is something else.
     pub fn tar(&self) -> Result<Content, SourceError> {
         let Files::One(file) = &self.files else {
-            return Err(SourceError::Unknown { path: self.path.clone() });
+            return Err(SourceError::Unknown {
+                path: self.path.clone(),
+            });
         };
-        Content::whole(Arc::clone(file))
-            .map_err(|source| SourceError::Io { path: self.path.clone(), source })
+        Content::whole(Arc::clone(file)).map_err(|source| SourceError::Io {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// A file by its name.
@@ -230,7 +249,10 @@ impl Source {
         content
             .take(limit)
             .read_to_end(&mut bytes)
-            .map_err(|source| SourceError::Io { path: self.path.clone(), source })?;
+            .map_err(|source| SourceError::Io {
+                path: self.path.clone(),
+                source,
+            })?;
         Ok(bytes)
     }
 
@@ -271,7 +293,9 @@ impl Content {
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let Some(buffer) = buffer.get_mut(..most) else { return Ok(0) };
+        let Some(buffer) = buffer.get_mut(..most) else {
+            return Ok(0);
+        };
         let count = self.file.read_at(buffer, self.at)?;
         self.at = self.at.saturating_add(count as u64);
         self.left = self.left.saturating_sub(count as u64);

@@ -26,7 +26,7 @@ fn config(diff_ids: &[Digest]) -> Vec<u8> {
 }
 
 /// A layout whose `index.json` names one document, with this annotation.
-fn layout(dir: &Path, document: &[u8], media_type: &str, annotations: serde_json::Value) {
+fn layout(dir: &Path, document: &[u8], media_type: &str, annotations: &serde_json::Value) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     let digest = put(dir, document);
@@ -56,7 +56,7 @@ fn a_layout_is_read_without_following_links() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("layout");
     let named = serde_json::json!({ "org.opencontainers.image.ref.name": "acme/x:1" });
-    layout(&path, b"{}", INDEX, named);
+    layout(&path, b"{}", INDEX, &named);
     let blob = put(&path, b"content");
     let source = open(&path).unwrap();
     assert_eq!(source.kind(), Kind::OciLayout);
@@ -67,17 +67,29 @@ fn a_layout_is_read_without_following_links() {
     let secret = dir.path().join("secret");
     fs::write(&secret, "secret").unwrap();
     let digest = Digest::of(b"secret");
-    assert!(matches!(source.blob(&digest), Err(SourceError::Missing { .. })));
+    assert!(matches!(
+        source.blob(&digest),
+        Err(SourceError::Missing { .. })
+    ));
     let at = path.join("blobs/sha256").join(digest.hex());
     symlink(&secret, &at).unwrap();
-    assert!(matches!(source.blob(&digest), Err(SourceError::Link { .. })));
+    assert!(matches!(
+        source.blob(&digest),
+        Err(SourceError::Link { .. })
+    ));
     fs::remove_file(&at).unwrap();
     // Opening a pipe would wait for ever.
     nix::unistd::mkfifo(&at, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    assert!(matches!(source.blob(&digest), Err(SourceError::Link { .. })));
+    assert!(matches!(
+        source.blob(&digest),
+        Err(SourceError::Link { .. })
+    ));
     fs::remove_file(&at).unwrap();
     fs::create_dir(&at).unwrap();
-    assert!(matches!(source.blob(&digest), Err(SourceError::Link { .. })));
+    assert!(matches!(
+        source.blob(&digest),
+        Err(SourceError::Link { .. })
+    ));
     fs::rename(path.join("blobs"), dir.path().join("blobs")).unwrap();
     symlink("../blobs", path.join("blobs")).unwrap();
     assert!(matches!(source.blob(&blob), Err(SourceError::Link { .. })));
@@ -90,25 +102,40 @@ fn a_layout_is_read_without_following_links() {
 fn documents_are_what_they_are_named_by_and_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    layout(path, b"{}", INDEX, serde_json::json!({}));
+    layout(path, b"{}", INDEX, &serde_json::json!({}));
     assert!(open(path).unwrap().images()[0].names.is_empty());
     let at = path.join("blobs/sha256").join(Digest::of(b"{}").hex());
     fs::write(&at, b"[]").unwrap();
     assert!(matches!(open(path), Err(SourceError::Mismatch { .. })));
-    let limits = Limits { manifest_bytes: 100, ..Limits::default() };
-    assert!(matches!(Source::open(path, &limits), Err(SourceError::TooLong { limit: 100, .. })));
-    for bad in ["", "[]", "{", r#"{"schemaVersion":2,"manifests":[{"digest":"../../x","size":1}]}"#] {
+    let limits = Limits {
+        manifest_bytes: 100,
+        ..Limits::default()
+    };
+    assert!(matches!(
+        Source::open(path, &limits),
+        Err(SourceError::TooLong { limit: 100, .. })
+    ));
+    for bad in [
+        "",
+        "[]",
+        "{",
+        r#"{"schemaVersion":2,"manifests":[{"digest":"../../x","size":1}]}"#,
+    ] {
         fs::write(path.join("index.json"), bad).unwrap();
         assert!(matches!(open(path), Err(SourceError::Json { .. })), "{bad}");
     }
-    fs::write(path.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+    fs::write(
+        path.join("index.json"),
+        r#"{"schemaVersion":2,"manifests":[]}"#,
+    )
+    .unwrap();
     assert!(matches!(open(path), Err(SourceError::NoImage { .. })));
 }
 
 #[test]
 fn an_index_of_unnamed_images_is_one_image() {
     let dir = tempfile::tempdir().unwrap();
-    layout(dir.path(), b"{}", INDEX, serde_json::json!({}));
+    layout(dir.path(), b"{}", INDEX, &serde_json::json!({}));
     let (one, other) = (put(dir.path(), b"{\"a\":1}"), put(dir.path(), b"{\"a\":2}"));
     let entry = |digest| serde_json::json!({ "mediaType": INDEX, "digest": digest, "size": 7 });
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry(one), entry(other)] });
@@ -158,9 +185,20 @@ fn docker(config: &str, layers: &[&str]) -> Vec<u8> {
 fn dockers_archive_is_read_in_place_with_links_within_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("saved");
-    let (one, two) = (b"the first layer".as_slice(), b"the second layer".as_slice());
-    let config = config(&[Digest::of(one), Digest::of(two), Digest::of(one), Digest::of(two)]);
-    let manifest = docker("c.json", &["a/layer.tar", "b.tar", "c/layer.tar", "d/layer.tar"]);
+    let (one, two) = (
+        b"the first layer".as_slice(),
+        b"the second layer".as_slice(),
+    );
+    let config = config(&[
+        Digest::of(one),
+        Digest::of(two),
+        Digest::of(one),
+        Digest::of(two),
+    ]);
+    let manifest = docker(
+        "c.json",
+        &["a/layer.tar", "b.tar", "c/layer.tar", "d/layer.tar"],
+    );
     let long = format!("{}/layer.tar", "n".repeat(150));
     archive(
         &path,
@@ -177,7 +215,9 @@ fn dockers_archive_is_read_in_place_with_links_within_it() {
     );
     let source = open(&path).unwrap();
     assert_eq!(source.kind(), Kind::DockerArchive);
-    let [found] = source.images() else { panic!("one image") };
+    let [found] = source.images() else {
+        panic!("one image")
+    };
     assert_eq!(found.names, ["acme/x:1"]);
     assert_eq!(whole(source.blob(&Digest::of(one)).unwrap()), one);
     assert_eq!(whole(source.blob(&Digest::of(two)).unwrap()), two);
@@ -194,7 +234,12 @@ fn links_that_lead_out_of_an_archive_lead_nowhere() {
     let path = dir.path().join("saved");
     let layer = Digest::of(b"x");
     let config = config(&[layer]);
-    for target in ["../../../../etc/passwd", "/etc/passwd", "layer.tar", "../b/layer.tar"] {
+    for target in [
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "layer.tar",
+        "../b/layer.tar",
+    ] {
         let manifest = docker("c.json", &["a/layer.tar"]);
         archive(
             &path,
@@ -205,15 +250,24 @@ fn links_that_lead_out_of_an_archive_lead_nowhere() {
                 Item::File("manifest.json", &manifest),
             ],
         );
-        assert!(matches!(open(&path), Err(SourceError::Link { .. })), "{target}");
+        assert!(
+            matches!(open(&path), Err(SourceError::Link { .. })),
+            "{target}"
+        );
     }
     for name in ["../../../../etc/passwd", "a/../../x"] {
         let manifest = docker(name, &[]);
         archive(&path, &[Item::File("manifest.json", &manifest)]);
-        assert!(matches!(open(&path), Err(SourceError::Link { .. })), "{name}");
+        assert!(
+            matches!(open(&path), Err(SourceError::Link { .. })),
+            "{name}"
+        );
     }
     // Absolute names mean the archive's own root.
-    archive(&path, &[Item::File("manifest.json", &docker("/etc/passwd", &[]))]);
+    archive(
+        &path,
+        &[Item::File("manifest.json", &docker("/etc/passwd", &[]))],
+    );
     assert!(matches!(open(&path), Err(SourceError::Missing { .. })));
 }
 
@@ -237,8 +291,14 @@ fn dockers_archive_must_fit_its_configuration() {
     assert!(matches!(error, Err(SourceError::Config { .. })));
     let many: Vec<_> = std::iter::repeat_n("x", 128).collect();
     let error = opened(&docker("c.json", &many));
-    assert!(matches!(error, Err(SourceError::TooManyLayers { layers: 128, .. })));
-    assert!(matches!(opened(&docker("c.json", &["y"])), Err(SourceError::Missing { .. })));
+    assert!(matches!(
+        error,
+        Err(SourceError::TooManyLayers { layers: 128, .. })
+    ));
+    assert!(matches!(
+        opened(&docker("c.json", &["y"])),
+        Err(SourceError::Missing { .. })
+    ));
     assert!(matches!(opened(b"[]"), Err(SourceError::NoImage { .. })));
 }
 
@@ -246,7 +306,13 @@ fn dockers_archive_must_fit_its_configuration() {
 fn what_it_is_is_told_by_its_content() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.tar.gz");
-    archive(&path, &[Item::File("etc/os-release", b"ID=x"), Item::File("etc/manifest.json", b"{}")]);
+    archive(
+        &path,
+        &[
+            Item::File("etc/os-release", b"ID=x"),
+            Item::File("etc/manifest.json", b"{}"),
+        ],
+    );
     let source = open(&path).unwrap();
     assert_eq!(source.kind(), Kind::RootFs);
     assert_eq!(whole(source.tar().unwrap()), fs::read(&path).unwrap());
@@ -254,14 +320,30 @@ fn what_it_is_is_told_by_its_content() {
         fs::write(&path, magic).unwrap();
         assert_eq!(open(&path).unwrap().kind(), Kind::RootFs);
     }
-    for unknown in [&b"text that is long enough to be a header".repeat(20)[..], b"", b"short"] {
+    for unknown in [
+        &b"text that is long enough to be a header".repeat(20)[..],
+        b"",
+        b"short",
+    ] {
         fs::write(&path, unknown).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, SourceError::Unknown { .. } | SourceError::Truncated { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                SourceError::Unknown { .. } | SourceError::Truncated { .. }
+            ),
+            "{error}"
+        );
     }
     assert!(matches!(open(dir.path()), Err(SourceError::Unknown { .. })));
-    assert!(matches!(open(Path::new("/dev/null")), Err(SourceError::Unknown { .. })));
-    assert!(matches!(open(&dir.path().join("none")), Err(SourceError::Io { .. })));
+    assert!(matches!(
+        open(Path::new("/dev/null")),
+        Err(SourceError::Unknown { .. })
+    ));
+    assert!(matches!(
+        open(&dir.path().join("none")),
+        Err(SourceError::Io { .. })
+    ));
     let pipe = dir.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert!(matches!(open(&pipe), Err(SourceError::Unknown { .. })));
@@ -271,18 +353,36 @@ fn what_it_is_is_told_by_its_content() {
 fn cut_and_broken_archives_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("saved");
-    archive(&path, &[Item::File("a", &[1; 3000]), Item::File("manifest.json", b"[]")]);
+    archive(
+        &path,
+        &[
+            Item::File("a", &[1; 3000]),
+            Item::File("manifest.json", b"[]"),
+        ],
+    );
     let bytes = fs::read(&path).unwrap();
     for length in [512, 2000, 3584 + 100, 4096] {
         fs::write(&path, &bytes[..length]).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, SourceError::Truncated { .. }), "{length}: {error}");
+        assert!(
+            matches!(error, SourceError::Truncated { .. }),
+            "{length}: {error}"
+        );
     }
     let mut broken = bytes.clone();
     broken[3584 + 10] ^= 1;
     fs::write(&path, &broken).unwrap();
-    assert!(matches!(open(&path), Err(SourceError::Tar { at: 3584, .. })));
-    let limits = Limits { entries: 1, ..Limits::default() };
+    assert!(matches!(
+        open(&path),
+        Err(SourceError::Tar { at: 3584, .. })
+    ));
+    let limits = Limits {
+        entries: 1,
+        ..Limits::default()
+    };
     fs::write(&path, &bytes).unwrap();
-    assert!(matches!(Source::open(&path, &limits), Err(SourceError::TooMany { limit: 1, .. })));
+    assert!(matches!(
+        Source::open(&path, &limits),
+        Err(SourceError::TooMany { limit: 1, .. })
+    ));
 }

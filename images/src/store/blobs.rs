@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::partial::digest_of;
 use super::space::Watch;
-use super::{Stop, StoreError, Visit, seal, sync_dir, write_whole};
+use super::{Stop, StoreError, Visit, seal, write_whole};
 use crate::Digest;
 
 /// What is known beforehand of a blob that is copied in.
@@ -33,7 +33,9 @@ impl Visit {
     /// The folder cannot be read.
     pub fn has_blob(&self, digest: &Digest, size: Option<u64>) -> Result<bool, StoreError> {
         let path = self.store().blob_path(digest);
-        let Some(found) = file_size(&path)? else { return Ok(false) };
+        let Some(found) = file_size(&path)? else {
+            return Ok(false);
+        };
         if let Some(size) = size.filter(|&size| size != found) {
             tracing::warn!(%digest, found, size, "a blob was damaged and counts as not there");
             return Ok(false);
@@ -86,7 +88,9 @@ impl Visit {
             Err(error) => return Err(StoreError::io("open", &path)(error)),
         };
         let mut bytes = Vec::new();
-        file.take(limit).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        file.take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(StoreError::io("read", &path))?;
         if Digest::of(&bytes) == *digest {
             return Ok(Some(bytes));
         }
@@ -152,8 +156,12 @@ impl Visit {
         let mut chunk = vec![0; 256 << 10];
         loop {
             stop.check()?;
-            let count = reader.read(&mut chunk).map_err(StoreError::io("read", from))?;
-            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+            let count = reader
+                .read(&mut chunk)
+                .map_err(StoreError::io("read", from))?;
+            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
             length = length.saturating_add(count as u64);
             expected.allow(length)?;
             temp.write_all(bytes).map_err(failed)?;
@@ -167,7 +175,6 @@ impl Visit {
         let path = store.blob_path(&found);
         seal(temp.as_file()).map_err(failed)?;
         temp.persist(&path).map_err(|error| failed(error.error))?;
-        path.parent().map_or(Ok(()), sync_dir).map_err(failed)?;
         Ok((found, length))
     }
 }
@@ -179,9 +186,10 @@ impl Expected {
             (Some(digest), Some(size)) if length > size => {
                 Err(StoreError::TooLong { digest, size })
             }
-            _ if length > self.limit => {
-                Err(StoreError::TooLarge { what: "a layer", limit: self.limit })
-            }
+            _ if length > self.limit => Err(StoreError::TooLarge {
+                what: "a layer",
+                limit: self.limit,
+            }),
             _ => Ok(()),
         }
     }
@@ -191,12 +199,17 @@ impl Expected {
         if let (Some(digest), Some(size)) = (self.digest, self.size)
             && length < size
         {
-            return Err(StoreError::Truncated { digest, size, received: length });
+            return Err(StoreError::Truncated {
+                digest,
+                size,
+                received: length,
+            });
         }
         match self.digest {
-            Some(expected) if expected != *found => {
-                Err(StoreError::Mismatch { expected, found: *found })
-            }
+            Some(expected) if expected != *found => Err(StoreError::Mismatch {
+                expected,
+                found: *found,
+            }),
             _ => Ok(()),
         }
     }

@@ -128,7 +128,9 @@ impl Sweep {
         let mut marks = Marks::default();
         for (record, _) in images {
             marks.blobs.extend(record.blobs());
-            marks.layers.extend(record.layers.iter().map(|layer| layer.diff_id));
+            marks
+                .layers
+                .extend(record.layers.iter().map(|layer| layer.diff_id));
             marks.roots.insert(record.root);
         }
         for key in held {
@@ -183,14 +185,21 @@ impl Sweep {
         for path in children(&temp)? {
             pruned.bytes = pruned.bytes.saturating_add(size_below(&path)?);
             pruned.files += 1;
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             removed.map_err(StoreError::io("remove", &path))?;
         }
         for path in children(&self.store.dir().join("partial"))? {
             let changed = fs::metadata(&path).and_then(|status| status.modified());
             let changed = changed.map_err(StoreError::io("look at", &path))?;
-            if policy.partials || now.duration_since(changed).is_ok_and(|age| age > PARTIAL_AGE) {
+            if policy.partials
+                || now
+                    .duration_since(changed)
+                    .is_ok_and(|age| age > PARTIAL_AGE)
+            {
                 remove(&path, pruned)?;
             }
         }
@@ -220,7 +229,9 @@ impl Sweep {
         images.sort_by_key(|(_, used)| *used);
         let mut at = 0;
         while bytes > max_bytes {
-            let Some((record, _)) = images.get(at) else { return Ok(()) };
+            let Some((record, _)) = images.get(at) else {
+                return Ok(());
+            };
             if record.provenance == Provenance::Imported || held.contains(&record.root) {
                 at += 1;
                 continue;
@@ -266,7 +277,7 @@ fn outlived(policy: &Policy, record: &Record, used: SystemTime, now: SystemTime)
 }
 
 impl Store {
-    fn blobs(&self) -> PathBuf {
+    pub(super) fn blobs(&self) -> PathBuf {
         self.dir().join("blobs/sha256")
     }
 

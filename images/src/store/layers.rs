@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blobs::file_size;
 use super::space::Watch;
-use super::{Stop, Store, StoreError, Visit, blocking, create, seal, sync_dir};
+use super::{Stop, Store, StoreError, Visit, blocking, create, seal};
 use crate::layer::{self, BLOCK, Budget, Compression, Index, LayerError};
 use crate::root::LayerFiles;
 use crate::{Digest, Limits};
@@ -37,7 +37,11 @@ impl Layer {
     /// What a root is made of.
     #[must_use]
     pub fn files(&self) -> LayerFiles {
-        LayerFiles { index: self.index.clone(), data: self.data.clone(), diff_id: self.diff_id }
+        LayerFiles {
+            index: self.index.clone(),
+            data: self.data.clone(),
+            diff_id: self.diff_id,
+        }
     }
 }
 
@@ -75,7 +79,9 @@ impl Visit {
         stop: &Stop,
     ) -> Result<Layer, StoreError> {
         // Without a diff id nobody else can be making the same one under its name.
-        let lock = self.lock("layer", &conversion.diff_id.unwrap_or(conversion.blob)).await?;
+        let lock = self
+            .lock("layer", &conversion.diff_id.unwrap_or(conversion.blob))
+            .await?;
         if let Some(diff_id) = &conversion.diff_id
             && let Some(layer) = self.layer(diff_id)?
         {
@@ -122,16 +128,20 @@ impl Visit {
         drop(guard);
         let found = converted.diff_id;
         if let Some(expected) = conversion.diff_id.filter(|expected| *expected != found) {
-            return Err(StoreError::DiffId { blob: conversion.blob, expected, found });
+            return Err(StoreError::DiffId {
+                blob: conversion.blob,
+                expected,
+                found,
+            });
         }
         seal(&data).and_then(|()| seal(&index)).map_err(failed)?;
         let (data_path, index_path) = store.layer_paths(&found);
-        let dir = store.layers();
         fs::rename(&data_temp, &data_path)
             .and_then(|()| fs::rename(&index_temp, &index_path))
-            .and_then(|()| sync_dir(&dir))
             .map_err(|error| store.failed("write", &data_path, error))?;
-        let layer = self.layer(&found)?.ok_or_else(|| store.missing("the layer", &found))?;
+        let layer = self
+            .layer(&found)?
+            .ok_or_else(|| store.missing("the layer", &found))?;
         quota.charge(layer.bytes, layer.entries)?;
         Ok(layer)
     }
@@ -146,7 +156,10 @@ impl Store {
     pub(super) fn layer_paths(&self, diff_id: &Digest) -> (PathBuf, PathBuf) {
         let hex = diff_id.hex();
         let dir = self.layers();
-        (dir.join(format!("{hex}.data")), dir.join(format!("{hex}.index")))
+        (
+            dir.join(format!("{hex}.data")),
+            dir.join(format!("{hex}.index")),
+        )
     }
 
     pub(super) fn layer(&self, diff_id: &Digest) -> Result<Option<Layer>, StoreError> {
@@ -167,11 +180,21 @@ impl Store {
         }
         let entries = opened.entries();
         let bytes = data_bytes.saturating_add(index_bytes);
-        Ok(Some(Layer { diff_id: *diff_id, data, index, bytes, entries }))
+        Ok(Some(Layer {
+            diff_id: *diff_id,
+            data,
+            index,
+            bytes,
+            entries,
+        }))
     }
 
     pub(super) fn missing(&self, what: &'static str, digest: &Digest) -> StoreError {
-        StoreError::Missing { what, digest: *digest, dir: self.dir().to_owned() }
+        StoreError::Missing {
+            what,
+            digest: *digest,
+            dir: self.dir().to_owned(),
+        }
     }
 }
 
@@ -204,24 +227,37 @@ impl Quota {
     ///
     /// [`StoreError::Bomb`] if that is more than was left.
     pub fn charge(&self, bytes: u64, entries: u64) -> Result<(), StoreError> {
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let entries = self.entries.fetch_add(entries, Ordering::Relaxed).saturating_add(entries);
+        let bytes = self
+            .bytes
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
+        let entries = self
+            .entries
+            .fetch_add(entries, Ordering::Relaxed)
+            .saturating_add(entries);
         if bytes > self.limits.unpacked_bytes {
             return Err(self.bomb_of_bytes());
         }
         if entries > self.limits.entries {
-            return Err(StoreError::Bomb { what: "entries", limit: self.limits.entries });
+            return Err(StoreError::Bomb {
+                what: "entries",
+                limit: self.limits.entries,
+            });
         }
         Ok(())
     }
 
     fn bomb_of_bytes(&self) -> StoreError {
-        StoreError::Bomb { what: "bytes", limit: self.limits.unpacked_bytes }
+        StoreError::Bomb {
+            what: "bytes",
+            limit: self.limits.unpacked_bytes,
+        }
     }
 
     /// What one layer may take of it, if no other one does.
     fn left(&self) -> Budget {
-        let left = |limit: u64, used: &AtomicU64| limit.saturating_sub(used.load(Ordering::Relaxed));
+        let left =
+            |limit: u64, used: &AtomicU64| limit.saturating_sub(used.load(Ordering::Relaxed));
         Budget {
             unpacked_bytes: left(self.limits.unpacked_bytes, &self.bytes),
             file_bytes: self.limits.file_bytes,
@@ -247,10 +283,25 @@ struct Seen {
 }
 
 impl<'a> Guard<'a> {
-    fn new(store: &'a Store, quota: &'a Quota, stop: &'a Stop, data: &File) -> std::io::Result<Self> {
+    fn new(
+        store: &'a Store,
+        quota: &'a Quota,
+        stop: &'a Stop,
+        data: &File,
+    ) -> std::io::Result<Self> {
         let data = data.try_clone()?;
-        let seen = RefCell::new(Seen { bytes: 0, watch: Watch::new(), reason: None });
-        Ok(Self { store, quota, stop, data, seen })
+        let seen = RefCell::new(Seen {
+            bytes: 0,
+            watch: Watch::new(),
+            reason: None,
+        });
+        Ok(Self {
+            store,
+            quota,
+            stop,
+            data,
+            seen,
+        })
     }
 
     fn must_stop(&self) -> bool {
@@ -260,10 +311,18 @@ impl<'a> Guard<'a> {
             return true;
         }
         // What cannot be measured is bounded by the layer's own budget.
-        let bytes = self.data.metadata().map_or(seen.bytes, |status| status.len()).max(seen.bytes);
+        let bytes = self
+            .data
+            .metadata()
+            .map_or(seen.bytes, |status| status.len())
+            .max(seen.bytes);
         let grown = bytes - seen.bytes;
         seen.bytes = bytes;
-        let growing = self.quota.growing.fetch_add(grown, Ordering::Relaxed).saturating_add(grown);
+        let growing = self
+            .quota
+            .growing
+            .fetch_add(grown, Ordering::Relaxed)
+            .saturating_add(grown);
         let done = self.quota.bytes.load(Ordering::Relaxed);
         if done.saturating_add(growing) > self.quota.limits.unpacked_bytes {
             seen.reason = Some(self.quota.bomb_of_bytes());
@@ -281,12 +340,17 @@ impl<'a> Guard<'a> {
         if let Some(full) = super::space::full(&error) {
             return self.store.failed("write", &self.store.layers(), full);
         }
-        StoreError::Layer { blob, source: error }
+        StoreError::Layer {
+            blob,
+            source: error,
+        }
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        self.quota.growing.fetch_sub(self.seen.borrow().bytes, Ordering::Relaxed);
+        self.quota
+            .growing
+            .fetch_sub(self.seen.borrow().bytes, Ordering::Relaxed);
     }
 }

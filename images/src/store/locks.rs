@@ -9,6 +9,9 @@
 //! Waiters look again and again instead of blocking a thread: so waiting ends at once when it is dropped, and
 //! nothing has to be woken up when a holder of another process dies.
 //!
+//! A process that this one starts has a copy of all descriptors until it executes its program, a moment later. So a
+//! lock that was just freed may seem taken for that moment: who does not wait for one asks twice.
+//!
 //! Lock files are removed by a sweep only. A sweep excludes all visits, and only a visit takes locks: so nobody
 //! holds or waits for a file that is removed, and no two hold the same lock by two files of one name.
 
@@ -33,6 +36,9 @@ pub(super) enum Mode {
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(100);
 
+/// How often a lock is found taken until it counts as that.
+const ASKED: usize = 5;
+
 impl Lock {
     /// The lock of this file, which is made if it is not there. None: somebody else has it.
     pub(super) fn try_take(path: &Path, mode: Mode) -> io::Result<Option<Self>> {
@@ -46,8 +52,25 @@ impl Lock {
         Self::of(file, mode)
     }
 
+    /// Whether others have the lock of a file that is there. What is not there is not locked.
+    pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
+        for _ in 0..ASKED {
+            // Opened, not made.
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            if Self::of(file, Mode::Exclusive)?.is_some() {
+                return Ok(false);
+            }
+            std::thread::sleep(SHORTEST);
+        }
+        Ok(true)
+    }
+
     /// The lock of a file that is open already.
-    pub(super) fn of(file: File, mode: Mode) -> io::Result<Option<Self>> {
+    fn of(file: File, mode: Mode) -> io::Result<Option<Self>> {
         let taken = match mode {
             Mode::Shared => file.try_lock_shared(),
             Mode::Exclusive => file.try_lock(),
@@ -97,21 +120,24 @@ impl Lock {
 mod tests {
     use super::*;
 
+    const SOON: Duration = Duration::from_millis(5);
+    /// Other tests start processes, which keep a freed lock for a moment.
+    const LATE: Duration = Duration::from_secs(5);
+
     #[test]
     fn shared_locks_go_together_and_exclude_an_exclusive_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gate");
-        let first = Lock::try_take(&path, Mode::Shared).unwrap().unwrap();
-        let second = Lock::try_take(&path, Mode::Shared).unwrap().unwrap();
+        let take = |mode, patience| Lock::take_within(&path, mode, patience).unwrap();
+        let first = take(Mode::Shared, LATE).unwrap();
+        let second = take(Mode::Shared, LATE).unwrap();
         drop(first);
-        assert!(Lock::try_take(&path, Mode::Exclusive).unwrap().is_none());
-        let soon = Duration::from_millis(5);
-        assert!(Lock::take_within(&path, Mode::Exclusive, soon).unwrap().is_none());
+        assert!(take(Mode::Exclusive, SOON).is_none());
         drop(second);
-        let alone = Lock::try_take(&path, Mode::Exclusive).unwrap().unwrap();
-        assert!(Lock::try_take(&path, Mode::Shared).unwrap().is_none());
+        let alone = take(Mode::Exclusive, LATE).unwrap();
+        assert!(take(Mode::Shared, SOON).is_none());
         drop(alone);
-        assert!(Lock::try_take(&path, Mode::Shared).unwrap().is_some());
+        assert!(take(Mode::Shared, LATE).is_some());
     }
 
     #[tokio::test]
@@ -128,6 +154,10 @@ mod tests {
         drop(dropped);
         drop(held);
         waiter.await.unwrap().unwrap();
-        assert!(Lock::try_take(&path, Mode::Exclusive).unwrap().is_some());
+        assert!(
+            Lock::take_within(&path, Mode::Exclusive, LATE)
+                .unwrap()
+                .is_some()
+        );
     }
 }

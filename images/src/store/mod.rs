@@ -17,7 +17,8 @@
 //! hand it streams.
 //!
 //! **Whole or not there.** Whatever has a name below `blobs`, `layers`, `roots` or `refs` was written under another
-//! one, checked against its digest, synced, and then renamed. So a process killed at any point, a full disk or a
+//! one, checked against its digest, synced, and then renamed; a reference's record comes last, when all of that lasts.
+//! So a process killed at any point, a full disk or a
 //! power cut leave what was there before, and leftovers in `partial` and `temp`. What is found later to have another
 //! size than it should have counts as not there, and is made again over it; [`Visit::verify`] reads everything.
 //!
@@ -76,8 +77,16 @@ pub struct Store {
 }
 
 /// What lies in the folder.
-const FOLDERS: [&str; 8] =
-    ["blobs", "blobs/sha256", "layers", "roots", "refs", "partial", "temp", "locks"];
+const FOLDERS: [&str; 8] = [
+    "blobs",
+    "blobs/sha256",
+    "layers",
+    "roots",
+    "refs",
+    "partial",
+    "temp",
+    "locks",
+];
 
 /// Bytes that stay free: enough for whoever else uses the file system to go on, and for our own records.
 pub const RESERVE: u64 = 64 << 20;
@@ -89,8 +98,15 @@ impl Store {
     ///
     /// It cannot be made, or others may write to it.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Folder { dir: dir.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let failed = |source| StoreError::Folder {
+            dir: dir.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
         // Absolute, since descriptors of disks name it, and others open these.
         let dir = fs::canonicalize(dir).map_err(failed)?;
         let status = fs::metadata(&dir).map_err(failed)?;
@@ -98,9 +114,16 @@ impl Store {
             return Err(StoreError::Exposed { dir });
         }
         for folder in FOLDERS {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir.join(folder)).map_err(failed)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir.join(folder))
+                .map_err(failed)?;
         }
-        Ok(Self { dir: dir.into(), reserve: RESERVE })
+        Ok(Self {
+            dir: dir.into(),
+            reserve: RESERVE,
+        })
     }
 
     /// The same with another reserve.
@@ -123,9 +146,13 @@ impl Store {
     /// The lock file cannot be opened.
     pub async fn visit(&self) -> Result<Visit, StoreError> {
         let gate = self.gate();
-        let lock =
-            Lock::take(&gate, Mode::Shared).await.map_err(StoreError::io("lock", &gate))?;
-        Ok(Visit { store: self.clone(), gate: Arc::new(lock) })
+        let lock = Lock::take(&gate, Mode::Shared)
+            .await
+            .map_err(StoreError::io("lock", &gate))?;
+        Ok(Visit {
+            store: self.clone(),
+            gate: Arc::new(lock),
+        })
     }
 
     /// Like [`Self::visit`], on this thread.
@@ -137,8 +164,13 @@ impl Store {
         let gate = self.gate();
         let lock = Lock::take_within(&gate, Mode::Shared, Duration::from_secs(60))
             .map_err(StoreError::io("lock", &gate))?
-            .ok_or_else(|| StoreError::Busy { dir: self.dir.to_path_buf() })?;
-        Ok(Visit { store: self.clone(), gate: Arc::new(lock) })
+            .ok_or_else(|| StoreError::Busy {
+                dir: self.dir.to_path_buf(),
+            })?;
+        Ok(Visit {
+            store: self.clone(),
+            gate: Arc::new(lock),
+        })
     }
 
     /// Begins a sweep on this thread, if all visits end within this time.
@@ -150,7 +182,9 @@ impl Store {
         let gate = self.gate();
         let lock = Lock::take_within(&gate, Mode::Exclusive, patience)
             .map_err(StoreError::io("lock", &gate))?
-            .ok_or_else(|| StoreError::Busy { dir: self.dir.to_path_buf() })?;
+            .ok_or_else(|| StoreError::Busy {
+                dir: self.dir.to_path_buf(),
+            })?;
         Ok(Sweep::new(self.clone(), lock))
     }
 
@@ -171,7 +205,9 @@ impl Store {
     }
 
     fn lock_path(&self, kind: &str, digest: &Digest) -> PathBuf {
-        self.dir.join("locks").join(format!("{kind}-{}", digest.hex()))
+        self.dir
+            .join("locks")
+            .join(format!("{kind}-{}", digest.hex()))
     }
 }
 
@@ -197,7 +233,9 @@ impl Visit {
     /// The exclusive lock of one thing.
     async fn lock(&self, kind: &str, digest: &Digest) -> Result<Lock, StoreError> {
         let path = self.store.lock_path(kind, digest);
-        Lock::take(&path, Mode::Exclusive).await.map_err(StoreError::io("lock", &path))
+        Lock::take(&path, Mode::Exclusive)
+            .await
+            .map_err(StoreError::io("lock", &path))
     }
 }
 
@@ -234,7 +272,11 @@ impl Stop {
     ///
     /// [`StoreError::Stopped`] if nobody waits any more.
     pub fn check(&self) -> Result<(), StoreError> {
-        if self.asked() { Err(StoreError::Stopped) } else { Ok(()) }
+        if self.asked() {
+            Err(StoreError::Stopped)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -248,7 +290,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// A new file for nobody else, which has content but no final name yet.
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Makes what is written last, and gives it its final rights: nobody writes to it again.
@@ -262,16 +309,18 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// A small file, whole or not at all: written in `temp`, synced, renamed to `path`.
+/// A small file, whole or not at all: written in `temp`, synced, renamed to `path`. Its name may not last yet.
 fn write_whole(store: &Store, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
     store.room(bytes.len() as u64)?;
     let failed = |error: io::Error| store.failed("write", path, error);
     let mut temp = tempfile::NamedTempFile::new_in(store.temp()).map_err(failed)?;
     temp.write_all(bytes).map_err(failed)?;
-    temp.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    temp.as_file()
+        .set_permissions(Permissions::from_mode(mode))
+        .map_err(failed)?;
     temp.as_file().sync_all().map_err(failed)?;
     temp.persist(path).map_err(|error| failed(error.error))?;
-    path.parent().map_or(Ok(()), sync_dir).map_err(failed)
+    Ok(())
 }
 
 #[cfg(test)]

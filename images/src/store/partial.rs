@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::space::Watch;
-use super::{Stop, Store, StoreError, Wanted, seal, sync_dir};
+use super::{Stop, Store, StoreError, Wanted, seal};
 use crate::Digest;
 
 pub(super) struct Partial {
@@ -99,7 +99,9 @@ impl Partial {
         self.hasher.update(bytes);
         self.length = length;
         let left = self.wanted.size - length;
-        self.watch.wrote(&self.store, count, left).inspect_err(|_| self.discard())
+        self.watch
+            .wrote(&self.store, count, left)
+            .inspect_err(|_| self.discard())
     }
 
     /// Gives the blob its name, if it is what it should be. Else nothing of it stays.
@@ -122,12 +124,14 @@ impl Partial {
             if self.resumed {
                 return Err(Unfinished::Retry);
             }
-            return Err(Unfinished::Failed(StoreError::Mismatch { expected: digest, found }));
+            return Err(Unfinished::Failed(StoreError::Mismatch {
+                expected: digest,
+                found,
+            }));
         }
         let path = self.store.blob_path(&digest);
         seal(&self.file)
             .and_then(|()| fs::rename(&self.path, &path))
-            .and_then(|()| path.parent().map_or(Ok(()), sync_dir))
             .map_err(|error| Unfinished::Failed(self.store.failed("write", &path, error)))
     }
 
@@ -170,23 +174,32 @@ fn hash_up_to(file: &mut File, size: u64, stop: &Stop) -> Result<(Sha256, u64), 
             return Err(Hashing::Stopped);
         }
         let count = limited.read(&mut chunk).map_err(Hashing::Failed)?;
-        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
         hasher.update(bytes);
         length += count as u64;
     }
     file.set_len(length).map_err(Hashing::Failed)?;
-    file.seek(SeekFrom::Start(length)).map_err(Hashing::Failed)?;
+    file.seek(SeekFrom::Start(length))
+        .map_err(Hashing::Failed)?;
     Ok((hasher, length))
 }
 
 /// The digest of all that a reader gives, and how much that was.
-pub(super) fn digest_of(mut reader: impl Read, path: &Path, stop: &Stop) -> Result<(Digest, u64), StoreError> {
+pub(super) fn digest_of(
+    mut reader: impl Read,
+    path: &Path,
+    stop: &Stop,
+) -> Result<(Digest, u64), StoreError> {
     let mut hasher = Sha256::new();
     let mut length = 0_u64;
     let mut chunk = vec![0; CHUNK];
     loop {
         stop.check()?;
-        let count = reader.read(&mut chunk).map_err(StoreError::io("read", path))?;
+        let count = reader
+            .read(&mut chunk)
+            .map_err(StoreError::io("read", path))?;
         let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
             return Ok((Digest::finish(hasher), length));
         };

@@ -86,7 +86,9 @@ impl Visit {
                 on_bytes(wanted.size);
                 return Ok(());
             }
-            let outcome = self.receive_locked(wanted, origin, stop, on_bytes, lock).await?;
+            let outcome = self
+                .receive_locked(wanted, origin, stop, on_bytes, lock)
+                .await?;
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(Unfinished::Failed(error)) => return Err(error.into()),
@@ -112,10 +114,15 @@ impl Visit {
         lock: Lock,
     ) -> Result<Result<(), Unfinished>, ReceiveError<O::Error>> {
         let mut writer = Writer::start(self, wanted, stop, lock);
-        let Some(there) = writer.there().await else { return Ok(writer.outcome().await) };
+        let Some(there) = writer.there().await else {
+            return Ok(writer.outcome().await);
+        };
         on_bytes(there);
         if there < wanted.size {
-            let mut stream = origin.open(&wanted, there).await.map_err(ReceiveError::Origin)?;
+            let mut stream = origin
+                .open(&wanted, there)
+                .await
+                .map_err(ReceiveError::Origin)?;
             while let Some(bytes) = stream.next().await {
                 let bytes = bytes.map_err(ReceiveError::Origin)?;
                 let count = bytes.len() as u64;
@@ -151,7 +158,11 @@ impl Writer {
             drop(lock);
             written
         });
-        Self { pieces, there: Some(there), thread }
+        Self {
+            pieces,
+            there: Some(there),
+            thread,
+        }
     }
 
     /// How much of the blob is there already; none if the thread has failed.
@@ -176,8 +187,7 @@ fn write(
     ready: oneshot::Sender<u64>,
     mut incoming: mpsc::Receiver<Piece>,
 ) -> Result<(), Unfinished> {
-    let mut partial =
-        Partial::open(visit.store(), wanted, stop).map_err(Unfinished::Failed)?;
+    let mut partial = Partial::open(visit.store(), wanted, stop).map_err(Unfinished::Failed)?;
     // If nobody listens any more, the channel is closed as well.
     let _ = ready.send(partial.length());
     loop {

@@ -98,7 +98,10 @@ impl Visit {
     /// The record cannot be read, or a newer release has written it.
     pub fn record(&self, reference: &str) -> Result<Option<Record>, StoreError> {
         let path = self.store().record_path(reference);
-        Ok(self.store().read_record(&path)?.filter(|record| record.reference == reference))
+        Ok(self
+            .store()
+            .read_record(&path)?
+            .filter(|record| record.reference == reference))
     }
 
     /// Remembers what a reference names, instead of what it named before. What it needs is there.
@@ -107,12 +110,21 @@ impl Visit {
     ///
     /// It cannot be written.
     pub fn remember(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.store().record_path(&record.reference);
-        let versioned = Versioned { version: VERSION, record };
+        let store = self.store();
+        let path = store.record_path(&record.reference);
+        // What it needs lasts before it does: the files are synced, their names are now.
+        for dir in [store.blobs(), store.layers(), store.roots()] {
+            sync_dir(&dir).map_err(StoreError::io("sync", &dir))?;
+        }
+        let versioned = Versioned {
+            version: VERSION,
+            record,
+        };
         let json = serde_json::to_vec_pretty(&versioned)
             .map_err(std::io::Error::from)
             .map_err(StoreError::io("write", &path))?;
-        write_whole(self.store(), &path, &json, 0o600)
+        write_whole(store, &path, &json, 0o600)?;
+        sync_dir(&store.refs()).map_err(StoreError::io("sync", &path))
     }
 
     /// Notes that a reference is being used.
@@ -141,7 +153,8 @@ impl Store {
 
     /// Named by a digest of the reference: references have slashes, and are longer than file names may be.
     fn record_path(&self, reference: &str) -> PathBuf {
-        self.refs().join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
+        self.refs()
+            .join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
     }
 
     /// All records by name, each with when it was last used.
@@ -154,7 +167,9 @@ impl Store {
         let mut records = Vec::new();
         for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))? {
             let path = entry.map_err(StoreError::io("read", &dir))?.path();
-            let Some(record) = self.read_record(&path)? else { continue };
+            let Some(record) = self.read_record(&path)? else {
+                continue;
+            };
             let used = match fs::metadata(&path).and_then(|status| status.modified()) {
                 Ok(used) => used,
                 // Forgotten by somebody in between.
@@ -168,10 +183,14 @@ impl Store {
     }
 
     fn read_record(&self, path: &std::path::Path) -> Result<Option<Record>, StoreError> {
-        let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else { return Ok(None) };
+        let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else {
+            return Ok(None);
+        };
         let version = serde_json::from_slice::<Version>(&bytes);
         if version.is_ok_and(|version| version.version > VERSION) {
-            return Err(StoreError::Newer { path: path.to_owned() });
+            return Err(StoreError::Newer {
+                path: path.to_owned(),
+            });
         }
         match serde_json::from_slice::<Versioned<Record>>(&bytes) {
             Ok(versioned) => Ok(Some(versioned.record)),

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::blobs::file_size;
 use super::layers::Layer;
 use super::locks::{Lock, Mode};
-use super::{Stop, Store, StoreError, Visit, blocking, create, seal, space, sync_dir, write_whole};
+use super::{Stop, Store, StoreError, Visit, blocking, create, space, sync_dir, write_whole};
 use crate::root::{self, LayerFiles, RootError};
 use crate::{Digest, Limits};
 
@@ -110,20 +111,23 @@ impl Visit {
             disk_bytes: size(DISK)?,
         };
         for name in [META, DISK] {
-            let path = temp.path().join(name);
-            fs::File::open(&path).and_then(|file| seal(&file)).map_err(failed)?;
+            // They are synced already; their rights need not be.
+            let rights = fs::Permissions::from_mode(0o444);
+            fs::set_permissions(temp.path().join(name), rights).map_err(failed)?;
         }
-        let json = serde_json::to_vec(&record).map_err(std::io::Error::from).map_err(failed)?;
+        let json = serde_json::to_vec(&record)
+            .map_err(std::io::Error::from)
+            .map_err(failed)?;
         write_whole(store, &temp.path().join(RECORD), &json, 0o444)?;
-        create(&temp.path().join(HOLD)).and_then(|hold| hold.sync_all()).map_err(failed)?;
+        create(&temp.path().join(HOLD)).map_err(failed)?;
         sync_dir(temp.path()).map_err(failed)?;
 
         let dir = store.root_dir(&key);
         // A damaged one is in the way. It goes to the leftovers as a whole, so that no half of it is ever seen.
         store.discard_dir(&dir)?;
         fs::rename(temp.path(), &dir).map_err(failed)?;
-        sync_dir(&store.roots()).map_err(failed)?;
-        self.root(&key)?.ok_or_else(|| store.missing("the root", &key))
+        self.root(&key)?
+            .ok_or_else(|| store.missing("the root", &key))
     }
 
     /// Holds a root. It is there, as this visit has seen.
@@ -133,7 +137,9 @@ impl Visit {
     /// The lock file cannot be opened.
     pub async fn hold(&self, key: &Digest) -> Result<Hold, StoreError> {
         let path = self.store().root_dir(key).join(HOLD);
-        let lock = Lock::take(&path, Mode::Shared).await.map_err(StoreError::io("hold", &path))?;
+        let lock = Lock::take(&path, Mode::Shared)
+            .await
+            .map_err(StoreError::io("hold", &path))?;
         Ok(Hold(Arc::new(lock)))
     }
 
@@ -183,7 +189,9 @@ impl Store {
     }
 
     pub(super) fn root(&self, key: &Digest) -> Result<Option<Root>, StoreError> {
-        let Some(record) = self.root_record(key)? else { return Ok(None) };
+        let Some(record) = self.root_record(key)? else {
+            return Ok(None);
+        };
         let dir = self.root_dir(key);
         let disk = dir.join(DISK);
         let whole = file_size(&dir.join(META))? == Some(record.meta_bytes)
@@ -198,13 +206,20 @@ impl Store {
             }
         }
         let bytes = record.meta_bytes.saturating_add(record.disk_bytes);
-        Ok(Some(Root { key: *key, disk, layers: record.layers, bytes }))
+        Ok(Some(Root {
+            key: *key,
+            disk,
+            layers: record.layers,
+            bytes,
+        }))
     }
 
     /// What a root's record says, if it has one that can be read.
     pub(super) fn root_record(&self, key: &Digest) -> Result<Option<RootRecord>, StoreError> {
         let path = self.root_dir(key).join(RECORD);
-        let Some(bytes) = read_bounded(&path, MAX_RECORD_BYTES)? else { return Ok(None) };
+        let Some(bytes) = read_bounded(&path, MAX_RECORD_BYTES)? else {
+            return Ok(None);
+        };
         match serde_json::from_slice::<RootRecord>(&bytes) {
             Ok(record) if record.version > VERSION => Err(StoreError::Newer { path }),
             Ok(record) => Ok(Some(record)),
@@ -217,14 +232,7 @@ impl Store {
 
     pub(super) fn is_held(&self, key: &Digest) -> Result<bool, StoreError> {
         let path = self.root_dir(key).join(HOLD);
-        // Opened, not made: a root that is not there is not held.
-        let file = match fs::File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(StoreError::io("look at", &path)(error)),
-        };
-        let lock = Lock::of(file, Mode::Exclusive).map_err(StoreError::io("look at", &path))?;
-        Ok(lock.is_none())
+        Lock::is_taken(&path).map_err(StoreError::io("look at", &path))
     }
 
     /// Makes a folder disappear as a whole, then removes what it had.

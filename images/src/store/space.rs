@@ -19,7 +19,9 @@ impl Store {
         let status = statvfs(self.dir())
             .map_err(io::Error::from)
             .map_err(StoreError::io("measure the free space of", self.dir()))?;
-        Ok(status.blocks_available().saturating_mul(status.fragment_size()))
+        Ok(status
+            .blocks_available()
+            .saturating_mul(status.fragment_size()))
     }
 
     /// # Errors
@@ -29,7 +31,11 @@ impl Store {
         let free = self.free()?;
         let needed = bytes.saturating_add(self.reserve);
         if free < needed {
-            return Err(StoreError::NoSpace { dir: self.dir().to_owned(), needed, free });
+            return Err(StoreError::NoSpace {
+                dir: self.dir().to_owned(),
+                needed,
+                free,
+            });
         }
         Ok(())
     }
@@ -40,7 +46,11 @@ impl Store {
             let free = self.free().unwrap_or_default();
             let dir = self.dir().to_owned();
             // What was to be written is not known here; with the reserve free it would have fitted.
-            return StoreError::NoSpace { dir, needed: free.saturating_add(self.reserve), free };
+            return StoreError::NoSpace {
+                dir,
+                needed: free.saturating_add(self.reserve),
+                free,
+            };
         }
         StoreError::io(doing, path)(error)
     }

@@ -64,7 +64,11 @@ impl Visit {
             for digest in record.blobs().filter(|digest| blobs.insert(*digest)) {
                 self.verify_blob(&digest, &mut verified, stop)?;
             }
-            for layer in record.layers.iter().filter(|layer| layers.insert(layer.diff_id)) {
+            for layer in record
+                .layers
+                .iter()
+                .filter(|layer| layers.insert(layer.diff_id))
+            {
                 self.verify_layer(&layer.digest, &layer.diff_id, limits, &mut verified, stop)?;
             }
             if roots.insert(record.root) {
@@ -135,7 +139,10 @@ impl Visit {
             &|| stop.asked(),
         );
         stop.check()?;
-        let made = made.map_err(|source| StoreError::Layer { blob: *blob, source })?;
+        let made = made.map_err(|source| StoreError::Layer {
+            blob: *blob,
+            source,
+        })?;
         let whole = made.diff_id == *diff_id
             && same(&data_path, &layer.data, stop)?
             && same(&index_path, &layer.index, stop)?;
@@ -157,14 +164,19 @@ impl Visit {
             verified.damage.push(damage);
             return Ok(());
         };
-        if root.layers.iter().any(|layer| verified.damage.contains(&Damage::Layer(*layer))) {
+        if root
+            .layers
+            .iter()
+            .any(|layer| verified.damage.contains(&Damage::Layer(*layer)))
+        {
             return Ok(());
         }
         verified.roots += 1;
         let mut layers = Vec::new();
         for diff_id in &root.layers {
             layers.push(
-                self.layer(diff_id)?.ok_or_else(|| self.store().missing("the layer", diff_id))?,
+                self.layer(diff_id)?
+                    .ok_or_else(|| self.store().missing("the layer", diff_id))?,
             );
         }
         let temp = build_in_temp(self.store(), &layers, limits, stop)?;

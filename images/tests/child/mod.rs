@@ -8,6 +8,8 @@
 
 // Each test program has the whole of it and uses its part.
 #![allow(dead_code, reason = "every test program compiles all of it")]
+#![allow(unreachable_pub, reason = "a module that test programs share")]
+#![expect(clippy::print_stdout, reason = "it speaks to the process that started it")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -30,8 +32,7 @@ pub struct Other {
     output: BufReader<ChildStdout>,
 }
 
-/// Starts one that pulls, and holds the image until its standard input is closed. With `walls`, it can write to
-/// nothing but the store, if the kernel has Landlock.
+/// Starts one that pulls, and holds the image until its standard input is closed.
 pub fn start(dir: &Path, reference: &Reference) -> Other {
     spawn(&format!("pull {} {reference}", dir.display()))
 }
@@ -90,10 +91,17 @@ impl Drop for Other {
 
 /// What the other process does.
 pub fn run(options: RegistryOptions) {
-    let Ok(task) = std::env::var(VARIABLE) else { return };
+    let Ok(task) = std::env::var(VARIABLE) else {
+        return;
+    };
     let parts: Vec<_> = task.splitn(3, ' ').collect();
-    let [kind, dir, what] = parts.as_slice() else { panic!("{task}") };
-    let images = Images::open(Options { registry: options, ..Options::new(PathBuf::from(dir)) });
+    let [kind, dir, what] = parts.as_slice() else {
+        panic!("{task}")
+    };
+    let images = Images::open(Options {
+        registry: options,
+        ..Options::new(PathBuf::from(dir))
+    });
     let images = images.expect("a store");
     if *kind == "import" {
         println!("waggle: walls: {}", wall(Path::new(dir)));
@@ -124,9 +132,7 @@ fn wall(dir: &Path) -> String {
     };
     let all = AccessFs::from_all(ABI::V5);
     let reads = AccessFs::from_read(ABI::V5);
-    let rule = |path: &Path, access| {
-        PathBeneath::new(PathFd::new(path).expect("a path"), access)
-    };
+    let rule = |path: &Path, access| PathBeneath::new(PathFd::new(path).expect("a path"), access);
     let restricted = Ruleset::default()
         .handle_access(all)
         .and_then(Ruleset::create)
