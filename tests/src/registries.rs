@@ -10,7 +10,7 @@
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::process::Command;
 
-use waggle_images::ImageStore;
+use waggle_images::recorded;
 
 use crate::{Settings, settings};
 
@@ -21,8 +21,8 @@ impl Settings {
     /// If there are no images.
     #[must_use]
     pub fn with_registries(self) -> Self {
-        let images = ImageStore::open(settings::path(settings::IMAGE_CACHE_DIR)).expect("images");
-        let recorded = images.registries().expect("the index of the images");
+        let images = settings::path(settings::IMAGE_CACHE_DIR);
+        let recorded = recorded::registries(&images).expect("what is recorded with the images");
         assert!(
             !recorded.is_empty(),
             "no registries are recorded: run `./dev images`"

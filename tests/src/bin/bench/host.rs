@@ -4,11 +4,13 @@
 //! The bench's own machines.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use waggle::boot_disk;
 use waggle::session::{BootOptions, Session};
-use waggle_images::ImageStore;
+use waggle_images::images::{Options as ImageOptions, Pull};
+use waggle_images::{Image, Images};
 use waggle_protocol::boot::{PROBE_ANSWER, PROBE_WORD};
 use waggle_runtime::{AcceleratorChoice, Options, Probe, Vmm};
 use waggle_tests::{Server, Settings, settings};
@@ -21,7 +23,9 @@ pub(crate) struct Host {
     /// Launches them.
     pub(crate) vmm: Vmm,
     boot_disk: PathBuf,
-    images: ImageStore,
+    images: Images,
+    /// Those that machines run from: nobody evicts them.
+    held: Mutex<Vec<Image>>,
 }
 
 impl Host {
@@ -45,11 +49,13 @@ impl Host {
             },
         })
         .await?;
-        let images = ImageStore::open(settings::path(settings::IMAGE_CACHE_DIR))?;
+        let folder = settings::path(settings::IMAGE_CACHE_DIR);
+        let images = Images::open(ImageOptions::new(folder))?;
         Ok(Self {
             vmm,
             boot_disk,
             images,
+            held: Mutex::default(),
         })
     }
 
@@ -80,10 +86,14 @@ impl Host {
         runtime: &str,
         memory_mib: u32,
     ) -> anyhow::Result<Session> {
+        let image = format!("localhost/waggle-{runtime}").parse()?;
+        let image = self.images.ensure(&image, Pull::Never, &|_| ()).await?;
+        let disk = image.disk.clone();
+        self.held.lock().expect("no panic").push(image);
         let options = BootOptions {
             name: name.to_owned(),
             boot_disk: self.boot_disk.clone(),
-            image: self.images.resolve(runtime)?.path,
+            image: disk,
             vcpus: 1,
             memory_mib,
             scratch_mib: 4096,
