@@ -41,7 +41,11 @@ fn reference(text: &str) -> Reference {
 }
 
 async fn key(images: &Images, name: &Reference) -> Digest {
-    images.ensure(name, Pull::Never, &|_| ()).await.expect("an image").key
+    images
+        .ensure(name, Pull::Never, &|_| ())
+        .await
+        .expect("an image")
+        .key
 }
 
 /// `dir/layout` with an image of two layers under the tag `one`.
@@ -197,7 +201,9 @@ fn tar(path: &Path, files: &[(&str, &[u8])]) {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        builder.append_data(&mut header, name, *content).expect("a member");
+        builder
+            .append_data(&mut header, name, *content)
+            .expect("a member");
     }
     builder.finish().expect("an archive");
 }
