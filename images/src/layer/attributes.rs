@@ -72,11 +72,10 @@ pub(super) fn records(pax: &[u8]) -> Result<Records, AttributeFault> {
         let (key, value) = (record.key_bytes(), record.value_bytes());
         length += record_length(key.len() + value.len());
         match key {
-            b"size" | b"uid" | b"gid" | b"GNU.sparse.major" | b"GNU.sparse.minor" => {
-                number(key, value)?
-            }
-            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => number(key, value)?,
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => number(key, value)?,
+            b"size" | b"uid" | b"gid" => number(key, value)?,
+            b"GNU.sparse.name" => {}
+            b"GNU.sparse.map" if value.is_ascii() => {}
+            _ if key.starts_with(b"GNU.sparse.") => number(key, value)?,
             // An empty value takes a record back.
             b"mtime" if value.is_empty() => found.mtime = None,
             b"mtime" => found.mtime = Some(time(value).ok_or_else(|| broken(key, value))?),

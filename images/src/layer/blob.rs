@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Bytes of a piece. Large enough that handing it over costs nothing, small enough for the processor's cache.
-const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 /// Pieces that may wait. What a conversion holds in memory is these, whatever the archive says.
 pub(super) const WAITING: usize = 4;
 /// The largest window of a zstd frame, as a power of two: 128 MiB, what `zstd -d` takes unless told otherwise.

@@ -92,7 +92,8 @@ impl<W: Write> Data<W> {
 
     /// Writes zeros that are within the last block, less than a block of them.
     fn zeros(&mut self, count: u64) -> Result<(), LayerError> {
-        const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+        const ZEROS: [u8; 4096] = [0; 4096];
+        const { assert!(ZEROS.len() as u64 == BLOCK) };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.out
             .write_all(ZEROS.get(..count).unwrap_or(&ZEROS))

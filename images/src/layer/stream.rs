@@ -10,7 +10,10 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{blob::Piece, error::LayerError};
+use super::{
+    blob::{PIECE, Piece},
+    error::LayerError,
+};
 use crate::Digest;
 
 /// Bytes of a header with all its extensions: 1 MiB of PAX records and GNU names, and a sparse file's map.
@@ -102,8 +105,10 @@ impl Stream {
             piece
         };
         self.at = 0;
-        // The other side may be done already.
-        let _ = self.spent.send(used);
+        // One that grew for a long header is not to stay. The other side may be done already.
+        if used.capacity() <= 2 * PIECE {
+            let _ = self.spent.send(used);
+        }
         Ok(true)
     }
 
