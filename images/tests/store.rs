@@ -73,7 +73,8 @@ impl World {
 
     /// The requests so far, such as `GET /v2/acme/tool/blobs/sha256:…`.
     fn requests(&self) -> Vec<String> {
-        let log = fs::read_to_string(self.server.dir.path().join("log")).expect("the registry's log");
+        let log =
+            fs::read_to_string(self.server.dir.path().join("log")).expect("the registry's log");
         log.lines()
             .filter_map(|line| line.split('"').find(|part| part.contains(" /v2/")))
             .filter_map(|request| request.strip_suffix(" HTTP/1.1"))
@@ -104,7 +105,13 @@ async fn ensure(images: &Images, reference: &Reference) -> waggle_images::images
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a folder");
     let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("a name").file_name().into_string().expect("a name"))
+        .map(|entry| {
+            entry
+                .expect("a name")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
         .collect();
     names.sort();
     names

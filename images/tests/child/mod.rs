@@ -9,7 +9,10 @@
 // Each test program has the whole of it and uses its part.
 #![allow(dead_code, reason = "every test program compiles all of it")]
 #![allow(unreachable_pub, reason = "a module that test programs share")]
-#![expect(clippy::print_stdout, reason = "it speaks to the process that started it")]
+#![expect(
+    clippy::print_stdout,
+    reason = "it speaks to the process that started it"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
