@@ -31,7 +31,7 @@
 //! under way, none begins before it ends, and it reads all references and holds in between. So there is no moment
 //! at which a sweep could see something as unused that a visit has found: the types do not allow it. Long work
 //! (`spawn_blocking`) has its own clone of the visit, and keeps the gate even if its caller is gone. A visit
-//! does replace what is damaged; that is a rename over it, which those who have it open do not notice.
+//! does replace or take away what is damaged, which nobody could have used; whoever has it open does not notice.
 //!
 //! **In use.** A root that an environment has is held: a shared lock on its `hold` file, in whatever process the
 //! environment is. A sweep tries that lock exclusively, and leaves the root and its layers if it does not get it.
