@@ -208,7 +208,8 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
     let options = settings.images.options(settings.ca_bundle.as_deref())?;
     let recorded = recorded::registries(&options.dir)?;
     let images = Images::open(options)?;
-    find_images(&settings, &images)?;
+    let (looked, at) = (settings.clone(), images.clone());
+    tokio::task::spawn_blocking(move || find_images(&looked, &at)).await??;
     let trust = TrustStore::load(settings.ca_bundle.as_deref())?;
     let cache = settings.package_cache_dir()?;
     let cache_bytes = u64::from(settings.package_cache_mb) * 1024 * 1024;

@@ -146,7 +146,8 @@ impl GuestNetwork {
         }
     }
 
-    /// Writes into a guest that just booted what it needs. `image` is the digest of its image.
+    /// Writes into a guest that just booted what it needs. `image` is the digest of its image's
+    /// manifest.
     ///
     /// # Errors
     ///

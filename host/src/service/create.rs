@@ -28,6 +28,7 @@ use crate::{
     },
     network::{guest::Prepared, ports::Ports},
     session::{BootError, BootOptions, LinkError, Session},
+    settings::Settings,
 };
 
 /// What a caller wants created.
@@ -85,7 +86,7 @@ impl Service {
         };
         let name = request.name.map(validate::name).transpose()?;
         let runtime = request.runtime;
-        let reference = self.choose_image(runtime, request.image)?;
+        let reference = choose_image(&self.settings, runtime, request.image)?;
         let policy = self.network.gateway.policy();
         let policy = match request.network {
             Some(text) => policy.narrow(&text)?,
@@ -134,7 +135,7 @@ impl Service {
             venv: AtomicBool::new(false),
             network: booted.network,
             surroundings: booted.surroundings,
-            _image: image,
+            image,
             egress: self.network.gateway.egress(id.to_string(), policy),
             way_out: CancellationToken::new(),
             installing: tokio::sync::Mutex::<Installs>::default(),
@@ -151,27 +152,6 @@ impl Service {
             live.session.machine().died(),
         ));
         Ok(environment)
-    }
-
-    /// The image that a caller wants, if it is permitted.
-    fn choose_image(
-        &self,
-        runtime: Runtime,
-        given: Option<String>,
-    ) -> Result<Reference, ServiceError> {
-        let Some(given) = given else {
-            return Ok(self.settings.image(runtime).clone());
-        };
-        let reference: Reference = validate::image(given)?;
-        let of_the_owner = Runtime::ALL.map(|runtime| self.settings.image(runtime));
-        if of_the_owner.contains(&&reference) || self.settings.image_allow.permits(&reference) {
-            return Ok(reference);
-        }
-        Err(ImageError::NotAllowed {
-            reference,
-            owners: of_the_owner.map(ToString::to_string).join(", "),
-        }
-        .into())
     }
 
     /// Sees to it that an image is there, within a time of its own, and that its agent and this server understand
@@ -217,8 +197,9 @@ impl Service {
         let session = Session::boot(&self.vmm, options).await?;
         let prepare = async {
             let surroundings = Surroundings::prepare(&session, &image.config).await?;
-            let key = image.key.to_string();
-            let network = self.network.guest.prepare(&session, &key).await?;
+            // Not the root's key: where programs are looked for is in the configuration.
+            let known_by = image.manifest.to_string();
+            let network = self.network.guest.prepare(&session, &known_by).await?;
             Ok((surroundings, network))
         };
         let error = match timeout(options.timeout, prepare).await {
@@ -251,6 +232,27 @@ impl Service {
             timeout: self.settings.boot_timeout,
         }
     }
+}
+
+/// The image that a caller wants, if it is permitted.
+fn choose_image(
+    settings: &Settings,
+    runtime: Runtime,
+    given: Option<String>,
+) -> Result<Reference, ServiceError> {
+    let Some(given) = given else {
+        return Ok(settings.image(runtime).clone());
+    };
+    let reference = validate::image(given)?;
+    let of_the_owner = Runtime::ALL.map(|runtime| settings.image(runtime));
+    if of_the_owner.contains(&&reference) || settings.image_allow.permits(&reference) {
+        return Ok(reference);
+    }
+    Err(ImageError::NotAllowed {
+        reference,
+        owners: of_the_owner.map(ToString::to_string).join(", "),
+    }
+    .into())
 }
 
 /// Whether an image that is to be used is there, or how it comes to be; for the server's start. Blocks.
@@ -296,7 +298,46 @@ pub(crate) fn versions(text: &str) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn a_caller_names_images_of_the_owners_choice_only() {
+        let choose = |arguments: &[&str], given: Option<&str>| {
+            let line = Line::try_parse_from([&["waggle"], arguments].concat()).expect("flags");
+            let given = given.map(str::to_owned);
+            let chosen = choose_image(&line.settings, Runtime::Python, given);
+            chosen.map(|reference| reference.to_string())
+        };
+        let own = choose(&[], None).expect("the runtime's");
+        assert_eq!(own, "localhost/waggle-python:latest");
+        let other = choose(&[], Some("localhost/waggle-node")).expect("another runtime's");
+        assert_eq!(other, "localhost/waggle-node:latest");
+        let refused = choose(&[], Some("python:3.13")).expect_err("nothing is permitted");
+        let text = refused.to_string();
+        for part in ["docker.io/library/python:3.13", "WAGGLE_IMAGE_ALLOW", &own] {
+            assert!(text.contains(part), "{text}");
+        }
+        let allow = ["--image-allow", "python:3.*,ghcr.io/acme/*"];
+        assert!(choose(&allow, Some("python:3.13")).is_ok());
+        assert!(choose(&allow, Some("python:2")).is_err());
+        assert!(choose(&allow, Some("ghcr.io/acme/tool")).is_ok());
+        assert!(matches!(
+            choose(&allow, Some("No Image")),
+            Err(ServiceError::Argument(_))
+        ));
+        // The owner's own reference is permitted as it is, not by its name with another tag.
+        let own = ["--image-python", "registry.example/py:1"];
+        assert!(choose(&own, Some("registry.example/py:1")).is_ok());
+        assert!(choose(&own, Some("registry.example/py:2")).is_err());
+    }
 
     #[test]
     fn a_label_names_versions_or_nothing() {

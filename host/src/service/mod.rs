@@ -83,8 +83,8 @@ pub(crate) struct Live {
     venv: AtomicBool,
     network: Prepared,
     surroundings: Surroundings,
-    /// Held: what a machine reads is not evicted.
-    _image: Image,
+    #[expect(dead_code, reason = "held: what a machine reads is not evicted")]
+    image: Image,
     egress: Arc<Egress>,
     /// Cancelled when the environment ends: then nothing of it reaches the outside any more.
     way_out: CancellationToken,
