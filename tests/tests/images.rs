@@ -12,7 +12,7 @@
 #[path = "../../images/tests/support/mod.rs"]
 mod support;
 
-use std::{fs, fs::File, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf};
+use std::{fs, fs::File, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use serde_json::{Value, json};
 use support::{
@@ -23,6 +23,10 @@ use support::{
 };
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
+use waggle_images::{
+    Images,
+    images::{Options, Pull},
+};
 use waggle_tests::{Scene, Settings, machines, settings};
 
 /// What these tests need of Debian's packages.
@@ -225,7 +229,7 @@ async fn what_layers_hold_is_what_the_guest_sees() {
     assert_eq!(created["image"], image);
     let digest = created["image_digest"].as_str().expect("a digest");
     assert!(digest.starts_with("sha256:"), "{created}");
-    assert_eq!(created["image_user"], "1234:1234");
+    assert_eq!(created["image_user"], "1234");
     let id = created["environment_id"]
         .as_str()
         .expect("an id")
@@ -239,7 +243,7 @@ async fn what_layers_hold_is_what_the_guest_sees() {
         "to_folder": ["mine"],
         "etc": false,
         "long": ["long"],
-        "large": [large, large, "-rw-r-----", large, 2, 1_000_000_000],
+        "large": [large, large, "-rw----r--", large, 2, 1_000_000_000],
         "same": true,
         "set_uid": ["-rwsr-xr-x", 10, 1, 1_000_000_000],
         "pipe": "prw-------",
@@ -277,11 +281,13 @@ async fn an_image_that_nobody_allowed_is_refused() {
     scene.close().await;
 }
 
+/// An image of one file: the agent is the one that the server carries, and there is nothing to run programs with.
 #[tokio::test]
-async fn an_image_without_an_agent_is_refused_before_it_boots() {
+async fn an_image_without_an_agent_or_a_shell_still_has_files() {
     if !have(&TOOLS) {
         return;
     }
+    let _permit = machines(1).await;
     let registry = Registry::start(Variant::Plain);
     let layout = Layout::new(registry.dir.path(), "bare");
     layout.image("bare", "amd64", &[("/etc/os-release", b"ID=bare\n")]);
@@ -290,42 +296,38 @@ async fn an_image_without_an_agent_is_refused_before_it_boots() {
     let scene = Scene::with(settings_of(&registry, &store)).await;
     let image = format!("{}/acme/bare:1", registry.address);
     let arguments = json!({"runtime": "shell", "image": image});
-    let call = scene.client.call("create_environment", arguments);
-    let text = call.await.refused();
-    assert!(
-        text.contains("waggle-guest") || text.contains("agent"),
-        "{text}"
-    );
-    assert!(text.contains("WAGGLE_AGENT_INJECT"), "{text}");
-    assert!(scene.list().await.is_empty() && scene.server.descendants().is_empty());
+    let created = scene.client.call("create_environment", arguments).await;
+    let created = created.done();
+    let id = created["environment_id"].as_str().expect("an id");
+    let read = json!({"path": "/etc/os-release"});
+    let read = scene.call(id, "read_file", read).await.done();
+    assert_eq!(read["content"], "ID=bare\n", "{read}");
+    let run = json!({"code": "echo hello"});
+    let text = scene.call(id, "execute", run).await.refused();
+    assert!(text.contains("'sh' not found"), "{text}");
+    scene.destroy(id).await;
     scene.close().await;
 }
 
 /// The files that an image's disk is made of.
-fn pieces(image: &str) -> Vec<PathBuf> {
-    let waggle = settings::path(settings::BIN).display().to_string();
-    let inspected = run(
-        Path::new("/"),
-        &waggle,
-        &["image", "inspect", "--json", image],
-    );
-    let inspected: Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
-    let disk = PathBuf::from(inspected["disk"].as_str().expect("a disk"));
+async fn pieces(image: &str) -> Vec<PathBuf> {
+    let folder = settings::path(settings::IMAGE_CACHE_DIR);
+    let images = Images::open(Options::new(folder)).expect("a store");
+    let image = image.parse().expect("a reference");
+    let image = images.ensure(&image, Pull::Never, &|_| ()).await;
+    let disk = image.expect("it is there").disk;
     let text = fs::read_to_string(&disk).expect("a descriptor");
-    let names = text.lines().filter_map(|line| line.split('"').nth(1));
-    let names = names.filter(|name| !name.is_empty() && *name != "monolithicFlat");
     let folder = disk.parent().expect("a folder");
-    let pieces = names.map(|name| folder.join(name));
-    pieces.filter(|path| path.is_file()).collect()
+    let extents = text.lines().filter(|line| line.starts_with("RW "));
+    let names = extents.map(|line| line.split('"').nth(1).expect("a name"));
+    names.map(|name| folder.join(name)).collect()
 }
 
 /// Python and Node lie upon one base, once on the disk and once in the page cache, and both run at once.
 #[tokio::test]
 async fn python_and_node_share_their_base() {
-    let (python, node) = (
-        pieces("localhost/waggle-python"),
-        pieces("localhost/waggle-node"),
-    );
+    let python = pieces("localhost/waggle-python").await;
+    let node = pieces("localhost/waggle-node").await;
     let identity = |path: &PathBuf| {
         let metadata = fs::metadata(path).expect("there");
         (metadata.dev(), metadata.ino(), metadata.len())
