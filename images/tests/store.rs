@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -16,9 +17,9 @@ use child::{BEGINS, HOLDS};
 use support::image::{Layout, noise};
 use support::registry::{Registry as Server, Variant, options};
 use support::{have, run};
-use waggle_images::Reference;
 use waggle_images::images::{Error, Images, Options, Progress, Pull, Stage};
-use waggle_images::store::StoreError;
+use waggle_images::store::{Conversion, Expected, Quota, Stop, StoreError};
+use waggle_images::{Digest, Limits, Reference};
 
 const TOOLS: &[&str] = &["docker-registry", "skopeo", "umoci"];
 
@@ -538,34 +539,54 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
         assert_eq!(names(&disk.0.join("layers")).len(), 2);
         assert_eq!(images.verify(false).unwrap().damage, []);
     }
-    // Without the reserve, too: the file system itself has no more room.
-    let filler = disk.0.join("filler");
-    let free = reserve + (3 << 20);
-    fs::write(&filler, vec![1; usize::try_from(free).unwrap()]).unwrap_or_default();
+    // Without the reserve, too: the file system itself has no more room, in the middle of a layer.
     let store = images.store().clone().with_reserve(0);
     let visit = store.visit().await.unwrap();
-    let error = visit.put_blob(&noise(4_000_000)).unwrap_err();
+    let stop = Stop::default();
+    let tar = {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(reserve + (8 << 20));
+        header.set_mode(0o644);
+        let mut builder = tar::Builder::new(Vec::new());
+        let content = std::io::repeat(b'z').take(header.size().unwrap());
+        builder.append_data(&mut header, "z", content).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let blob = visit
+        .put_blob(&zstd::encode_all(&tar[..], 1).unwrap())
+        .unwrap();
+    let conversion = Conversion {
+        blob,
+        diff_id: Some(Digest::of(&tar)),
+        compression: None,
+    };
+    let quota = Quota::new(&Limits::default());
+    let error = visit
+        .make_layer(conversion, &quota, &stop)
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::NoSpace { .. }), "{error:?}");
-    let expected = waggle_images::store::Expected {
+    assert_eq!(names(&disk.0.join("temp")), [""; 0]);
+
+    let filler = disk.0.join("filler");
+    let full = fs::write(&filler, &tar).unwrap_err();
+    assert!(StoreError::is_full(&full), "{full}");
+    let error = visit.put_blob(&random).unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error:?}");
+    let expected = Expected {
         digest: None,
         size: None,
         limit: 1 << 30,
     };
-    let stop = waggle_images::store::Stop::default();
-    let source = Path::new("noise");
-    let error = visit
-        .copy_blob(&noise(6_000_000)[..], expected, source, &stop, &|_| ())
-        .unwrap_err();
+    let copied = visit.copy_blob(&random[1..], expected, Path::new("noise"), &stop, &|_| ());
+    let error = copied.unwrap_err();
     assert!(matches!(error, StoreError::NoSpace { .. }), "{error:?}");
     assert_eq!(names(&disk.0.join("temp")), [""; 0]);
     drop(visit);
-    assert_eq!(
-        images
-            .verify(false)
-            .map(|verified| verified.damage)
-            .unwrap_or_default(),
-        []
-    );
+    fs::remove_file(&filler).unwrap();
+    images.prune(false).unwrap();
+    assert_eq!(images.verify(false).unwrap().damage, []);
+    ensure(&images, &small).await;
 }
 
 #[tokio::test]

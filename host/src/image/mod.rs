@@ -126,6 +126,9 @@ pub enum ImageCommandError {
     /// Nowhere to push to.
     #[error("{0} is an image of this host alone: say where to, like registry.example/name:tag")]
     NoDestination(Reference),
+    /// What is imported says not, or not wholly, what it is called.
+    #[error("{0} by --name, like --name localhost/tool")]
+    Unnamed(String),
     /// Interrupted.
     #[error("stopped; what is whole is kept, so run it again to go on")]
     Stopped,
@@ -186,6 +189,10 @@ async fn act(
                 .import(&path, name.as_ref(), &progress.report())
                 .await;
             progress.end();
+            let imported = imported.map_err(|error| match error {
+                ImagesError::Unnamed { .. } => ImageCommandError::Unnamed(error.to_string()),
+                error => error.into(),
+            });
             Ok(Outcome::good(show::named(&imported?)))
         }
         Action::Push {
