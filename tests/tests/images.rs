@@ -139,7 +139,7 @@ fn upper() -> Vec<u8> {
     put(
         &mut layer,
         "opt/large",
-        0o640,
+        0o604,
         &vec![b'x'; 3 * 1024 * 1024 + 17],
     );
     link(&mut layer, EntryType::Link, "opt/also-large", "opt/large");
