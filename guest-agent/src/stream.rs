@@ -246,7 +246,10 @@ impl Stream<'_> {
             if frame.is_sent() {
                 Ok(Outward::Read(read(socket, frame.room(), window).await?))
             } else {
-                Ok(Outward::Sent(writer.write(frame.unsent()).await?))
+                Ok(match writer.write(frame.unsent()).await {
+                    Ok(count) => Outward::Sent(count),
+                    Err(_) => Outward::Lost,
+                })
             }
         };
         tokio::select! {
@@ -275,6 +278,12 @@ impl Stream<'_> {
                 Ok(Outward::Sent(count)) => {
                     self.frame.advance(count);
                     Ok(Event::Moved(count))
+                }
+                // Nothing goes to the host any more. What it sent before it closed may still be on the way here.
+                Ok(Outward::Lost) => {
+                    self.frame.advance(self.frame.unsent().len());
+                    self.is_sent = true;
+                    Ok(Event::Moved(0))
                 }
                 Err(error) => Err(ConnectionError::Io(error)),
             },
@@ -360,6 +369,8 @@ enum Outward {
     Read(usize),
     /// So many bytes of the frame were sent.
     Sent(usize),
+    /// The host takes no more.
+    Lost,
 }
 
 /// Reads at most `most` bytes into `room`, once there are any; 0 at the end. Cancel-safe.

@@ -27,7 +27,7 @@ const TOOLS: &[(&str, &[&str], &[&str])] = &[
     (
         "create_environment",
         &["runtime"],
-        &["name", "timeout_minutes", "network"],
+        &["name", "timeout_minutes", "network", "image"],
     ),
     ("destroy_environment", &["environment_id"], &[]),
     ("list_environments", &[], &[]),

@@ -77,7 +77,10 @@ async fn serve_on<H: ServerHandler>(
     let running = tokio::select! {
         running = opening => match running {
             Ok(running) => running,
-            Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+            // The stop may come amid the handshake.
+            Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => {
+                return Ok(());
+            }
             Err(error) => return Err(StdioError::Handshake(Box::new(error))),
         },
         () = stop.cancelled() => return Ok(()),
