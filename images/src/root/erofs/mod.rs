@@ -4,7 +4,7 @@
 //! A tree's metadata, written as EROFS (Linux' `Documentation/filesystems/erofs.rst` and `fs/erofs/erofs_fs.h`).
 //!
 //! It knows uncompressed files, in one piece or with a map of chunks; folders and symlinks behind their inodes where they
-//! fit; and attributes, none of them shared. That is what Linux has read since 5.16 and `fsck.erofs` since 1.4.
+//! fit; and attributes, none of them shared. That is what Linux has read since 5.15 and `fsck.erofs` since 1.4.
 //!
 //! Written from front to back in one go, with a block in memory. Nothing depends on the clock or the machine.
 
