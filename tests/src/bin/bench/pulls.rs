@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 use tokio::process::Command;
 use waggle_tests::image_registry::{ImageRegistry, have};
@@ -71,6 +71,7 @@ pub(crate) async fn pulls() -> anyhow::Result<Option<Pulls>> {
         pull.args(["image", "pull", &reference]);
         pull.env(settings::IMAGE_CACHE_DIR, folder.path());
         let pulled = run(&mut pull).await?;
+        has_root(folder.path())?;
         ours.add(pulled.took);
         our_peak = our_peak.max(pulled.peak_kib);
         drop(folder);
@@ -96,6 +97,17 @@ pub(crate) async fn pulls() -> anyhow::Result<Option<Pulls>> {
             ("skopeo_umoci_1g_rss", their_peak),
         ],
     }))
+}
+
+/// A store with one image has one disk.
+fn has_root(store: &Path) -> anyhow::Result<()> {
+    let roots = std::fs::read_dir(store.join("roots"))?;
+    let roots: Vec<_> = roots.collect::<Result<_, _>>()?;
+    let [root] = roots.as_slice() else {
+        anyhow::bail!("one root, not {roots:?}");
+    };
+    ensure!(root.path().join("root.vmdk").exists(), "{root:?}");
+    Ok(())
 }
 
 /// Makes the image, by tools that are not ours, and puts it into the registry.
