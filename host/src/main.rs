@@ -242,7 +242,7 @@ async fn open(settings: Settings) -> anyhow::Result<Arc<Service>> {
 
 /// Says which images are missing, and refuses to start if none can be had.
 fn find_images(settings: &Settings, images: &Images) -> anyhow::Result<()> {
-    let mut missing = None;
+    let mut missing = Vec::new();
     let mut usable = 0;
     for runtime in Runtime::ALL {
         let image = settings.image(runtime);
@@ -252,16 +252,17 @@ fn find_images(settings: &Settings, images: &Images) -> anyhow::Result<()> {
                 usable += 1;
                 tracing::info!(%runtime, %image, "is fetched when an environment needs it");
             }
-            Err(error) => {
-                tracing::warn!(%runtime, %error, "no environments of this runtime can be created");
-                missing.get_or_insert(error);
-            }
+            Err(error) => missing.push((runtime, error)),
         }
     }
-    match missing {
-        Some(error) if usable == 0 && settings.image_allow.is_empty() => Err(error.into()),
-        _ => Ok(()),
+    if usable == 0 && settings.image_allow.is_empty() && !missing.is_empty() {
+        // One is enough to say how to mend it.
+        return Err(missing.swap_remove(0).1.into());
     }
+    for (runtime, error) in missing {
+        tracing::warn!(%runtime, %error, "no environments of this runtime can be created");
+    }
+    Ok(())
 }
 
 /// Takes the file descriptors that this process may have: the usual soft limit of 1,024 is made for

@@ -171,7 +171,8 @@ async fn live_a_life(client: &Client) {
     let expected = json!({
         "environment_id": id, "name": "matrix", "runtime": "python", "status": "running",
         "created_at": created_at,
-        "network": "packages",
+        "network": "packages", "image": "localhost/waggle-python:latest",
+        "image_digest": created["image_digest"],
     });
     assert_eq!(listed, json!({"environments": [expected], "count": 1}));
 
