@@ -214,7 +214,7 @@ make_venv() {
     # A virtual environment knows its own path, so it is made in place; the marker tells whether it is whole.
     rm -rf "$venv"
     "$(python)" -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r "$ROOT/tools/requirements/mcp-$1.txt"
+    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes --no-deps -r "$ROOT/tools/requirements/mcp-$1.txt"
     venv_key "$1" >"$venv/.done"
 }
 

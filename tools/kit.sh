@@ -33,11 +33,13 @@ kit_dir() {
     printf '%s\n' "$KITS/$key"
 }
 
-# make_kit_venv NAME REQUIREMENTS: binaries only, as nothing of the kit may run while it is installed.
+# make_kit_venv NAME REQUIREMENTS: binaries only, as nothing of the kit may run while it is installed. The file names all
+# that is needed: pip, left to find that out, tries the newest release of what is asked for with an extra.
 make_kit_venv() {
     "$(python)" -m venv "$kit/$1"
-    "$kit/$1/bin/pip" install -q --disable-pip-version-check --no-cache-dir --only-binary :all: --require-hashes \
+    "$kit/$1/bin/pip" install -q --disable-pip-version-check --no-cache-dir --only-binary :all: --require-hashes --no-deps \
         -r "$ROOT/tools/requirements/$2"
+    "$kit/$1/bin/pip" check -q --disable-pip-version-check
 }
 
 # Node comes out of a wheel, which is data to us: only its program and npm are taken.
