@@ -13,8 +13,8 @@
 //!                                      └ ...           ┘
 //! ```
 //!
-//! Each of its futures may be dropped at any time: work on other threads ends soon after, what is whole stays, and
-//! parts of downloads are there for the next attempt.
+//! A future that returns, with an error as well, leaves no work behind. Each may be dropped at any time: work on other
+//! threads then ends soon after. What is whole stays, and parts of downloads are there for the next attempt.
 
 mod error;
 mod import;
@@ -191,6 +191,18 @@ impl Images {
         meter: &Meter,
     ) -> Result<(Image, bool), Error> {
         let stopper = Stopper::default();
+        let outcome = self.find_or_pull(reference, pull, meter, &stopper).await;
+        stopper.ended().await;
+        outcome
+    }
+
+    async fn find_or_pull(
+        &self,
+        reference: &Reference,
+        pull: Pull,
+        meter: &Meter,
+        stopper: &Stopper,
+    ) -> Result<(Image, bool), Error> {
         let visit = self.store.visit().await?;
         let known = visit.record(&reference.to_string())?;
         // What a digest names never changes.
@@ -203,7 +215,7 @@ impl Images {
             }
             // Something of it is damaged or gone. Most often its blobs are there still.
             match self
-                .remake(&visit, reference, record, meter, &stopper)
+                .remake(&visit, reference, record, meter, stopper)
                 .await
             {
                 Ok(image) => return Ok((image, false)),
@@ -245,7 +257,7 @@ impl Images {
             visit: &visit,
             supply,
             meter,
-            stopper: &stopper,
+            stopper,
             provenance: Provenance::Pulled,
         };
         let done = install

@@ -292,16 +292,23 @@ async fn fifty_kills_corrupt_nothing_and_leak_nothing() {
     let files: Vec<(&str, &[u8])> = vec![("/a", &bytes), ("/b", &bytes[1..]), ("/c", &bytes[2..])];
     let reference = world.put("acme/tool:1", &files);
     let begun = Instant::now();
-    let mut other = child::start(&world.cache("measured"), &reference);
-    assert!(other.says(BEGINS));
-    let measured = Instant::now();
-    assert!(other.says(HOLDS));
-    let takes = measured.elapsed();
-    drop(other);
-    let key = ensure(&world.images("measured"), &reference).await.key;
+    // The fastest of three: a slow one would have most kills come when all is done.
+    let mut takes = Duration::MAX;
+    for run in 0..3 {
+        let mut other = child::start(&world.cache(&format!("measured-{run}")), &reference);
+        assert!(other.says(BEGINS));
+        let measured = Instant::now();
+        assert!(other.says(HOLDS));
+        takes = takes.min(measured.elapsed());
+    }
+    let key = ensure(&world.images("measured-0"), &reference).await.key;
 
     let (mut unfinished, mut seen) = (0, BTreeSet::new());
-    for round in 0..50 {
+    for round in 0..200 {
+        // Chance decides where they fall: after 50, more come until one has hit a download.
+        if round >= 50 && seen.contains("partial") {
+            break;
+        }
         // Each store is killed in five times, then used, so that kills also hit the resuming of what kills left.
         let name = format!("killed-{}", round / 5);
         let mut other = child::start(&world.cache(&name), &reference);
@@ -337,11 +344,11 @@ async fn fifty_kills_corrupt_nothing_and_leak_nothing() {
         }
     }
     eprintln!(
-        "a pull takes {takes:?}; {unfinished} of 50 kills hit it, with leftovers in {seen:?}; {:?} in all",
+        "a pull takes {takes:?}; {unfinished} kills hit it, with leftovers in {seen:?}; {:?} in all",
         begun.elapsed()
     );
-    // Where in a pull the kills fall is up to the machine's load. What must hold, wherever they do, was asserted above.
-    assert!(unfinished > 0 && !seen.is_empty(), "no kill hit a pull");
+    assert!(unfinished > 5, "only {unfinished} kills hit a pull");
+    assert!(seen.contains("partial"), "{seen:?}");
 }
 
 #[tokio::test]

@@ -49,6 +49,18 @@ impl Images {
         meter: &Meter,
     ) -> Result<Vec<Reference>, Error> {
         let stopper = Stopper::default();
+        let outcome = self.take_in(path, name, meter, &stopper).await;
+        stopper.ended().await;
+        outcome
+    }
+
+    async fn take_in(
+        &self,
+        path: &Path,
+        name: Option<&Reference>,
+        meter: &Meter,
+        stopper: &Stopper,
+    ) -> Result<Vec<Reference>, Error> {
         let visit = self.store.visit().await?;
         let (owned, limits) = (path.to_owned(), self.options.limits.clone());
         let source = Arc::new(blocking(move || Source::open(&owned, &limits)).await?);
@@ -57,12 +69,12 @@ impl Images {
             visit: &visit,
             supply,
             meter,
-            stopper: &stopper,
+            stopper,
             provenance: Provenance::Imported,
         };
         if source.kind() == Kind::RootFs {
             let reference = name.ok_or_else(|| unnamed(path, None))?;
-            let (config, manifest) = self.root_fs(&visit, &source, &stopper).await?;
+            let (config, manifest) = self.root_fs(&visit, &source, stopper).await?;
             visit.put_blob(&config)?;
             let image = read_image(&reference.to_string(), &manifest, "", &self.options.limits)?;
             let done = install(Supply::Store)

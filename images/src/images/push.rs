@@ -43,17 +43,9 @@ impl Images {
                 reference: local.clone(),
             })?;
         let stopper = Stopper::default();
-        for layer in &record.layers {
-            let wanted = Wanted {
-                digest: layer.digest,
-                size: layer.size,
-            };
-            let there = visit.has_blob(&wanted.digest, Some(wanted.size))?;
-            // It went to save room, because its registry has it.
-            if !there && record.provenance == Provenance::Pulled {
-                receive(&visit, &self.registry, local, wanted, &stopper.stop()).await?;
-            }
-        }
+        let fetched = self.fetch_layers(&visit, local, &record, &stopper).await;
+        stopper.ended().await;
+        fetched?;
         let push = self.prepare(&visit, &record)?;
         let sizes: BTreeMap<_, _> = push
             .layers
@@ -66,6 +58,29 @@ impl Images {
         meter.enter(Phase::Push);
         let done = |content: &Content, _there: bool| meter.bytes.add(content.size);
         Ok(self.registry.push(to, &push, &done).await?)
+    }
+
+    /// Blobs that went to save room, because their registry has them.
+    async fn fetch_layers(
+        &self,
+        visit: &Visit,
+        local: &Reference,
+        record: &Record,
+        stopper: &Stopper,
+    ) -> Result<(), Error> {
+        if record.provenance != Provenance::Pulled {
+            return Ok(());
+        }
+        for layer in &record.layers {
+            let wanted = Wanted {
+                digest: layer.digest,
+                size: layer.size,
+            };
+            if !visit.has_blob(&wanted.digest, Some(wanted.size))? {
+                receive(visit, &self.registry, local, wanted, &stopper.stop()).await?;
+            }
+        }
+        Ok(())
     }
 
     fn prepare(&self, visit: &Visit, record: &Record) -> Result<Push, Error> {

@@ -57,6 +57,7 @@ pub use refs::{Provenance, Record, RecordLayer};
 pub use roots::{Hold, Root};
 pub use verify::{Damage, Verified};
 
+use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -64,6 +65,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use crate::Digest;
 use locks::{Lock, Mode};
@@ -239,25 +242,51 @@ impl Visit {
     }
 }
 
-/// Tells work on other threads to end. Dropping it does so.
-#[derive(Debug, Default)]
-pub struct Stopper(Stop);
+/// Tells work on other threads to end, and waits until it has. Dropping it only tells.
+#[derive(Debug)]
+pub struct Stopper {
+    stop: Stop,
+    /// Closed once nobody has a [`Stop`] any more.
+    at_work: mpsc::Receiver<Infallible>,
+}
 
-/// Whether to end. Cheap to clone.
+/// Whether to end. Cheap to clone; whoever works has one for as long as that takes.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    at_work: Option<mpsc::Sender<Infallible>>,
+}
+
+impl Default for Stopper {
+    fn default() -> Self {
+        let (sender, at_work) = mpsc::channel(1);
+        let stop = Stop {
+            asked: Arc::default(),
+            at_work: Some(sender),
+        };
+        Self { stop, at_work }
+    }
+}
 
 impl Stopper {
     /// What to ask.
     #[must_use]
     pub fn stop(&self) -> Stop {
-        self.0.clone()
+        self.stop.clone()
+    }
+
+    /// Tells the work to end, and waits until all of it has: what is left of it then is what it leaves on purpose.
+    /// Futures that started some of it, and were not awaited to their ends, must be dropped before.
+    pub async fn ended(mut self) {
+        self.stop.tell();
+        self.stop.at_work = None;
+        let _ = self.at_work.recv().await;
     }
 }
 
 impl Drop for Stopper {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.stop.tell();
     }
 }
 
@@ -265,7 +294,11 @@ impl Stop {
     /// Whether nobody waits any more.
     #[must_use]
     pub fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// # Errors

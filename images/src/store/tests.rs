@@ -513,6 +513,26 @@ async fn all_layers_together_keep_to_the_limit() {
 }
 
 #[tokio::test]
+async fn a_stopper_waits_for_the_work_that_it_ends() {
+    let stopper = Stopper::default();
+    let (stop, ended) = (stopper.stop(), Arc::new(AtomicBool::new(false)));
+    let work = tokio::task::spawn_blocking({
+        let ended = Arc::clone(&ended);
+        move || {
+            while !stop.asked() {
+                std::thread::yield_now();
+            }
+            ended.store(true, Ordering::SeqCst);
+            drop(stop);
+        }
+    });
+    stopper.ended().await;
+    assert!(ended.load(Ordering::SeqCst));
+    work.await.unwrap();
+    Stopper::default().ended().await;
+}
+
+#[tokio::test]
 async fn what_is_stopped_leaves_nothing() {
     let (_dir, store) = store();
     let visit = store.visit().await.unwrap();
