@@ -8,7 +8,8 @@
 #
 # A tree is made once for each content of its recipe; the guest programs are the last layer of each image.
 # What the package managers in it say of their registries lies beside it, in trees/NAME-KEY-KEY.registries,
-# and of all images together in images/registries.json. Sourced by ./dev.
+# and of all images together in images/registries.json. `asked` is a tree that is no image: it has managers that the
+# images lack, and goes once it was asked. Sourced by ./dev.
 
 ALL_IMAGES='base python node shell'
 RECIPES=$ROOT/images/recipes
@@ -48,6 +49,14 @@ ask_tree() {
     mv -f "$asked" "$(records_file "$1")"
 }
 
+# The records of the managers that no image has.
+asked_file() {
+    printf '%s/asked-%s.registries\n' "$TREES" "$( (
+        echo "asked 1 $IMAGE_SUITE"
+        for part in "$RECIPES/asked/managers" "$RECIPES/asked/packages" "$RECIPES/registries.sh"; do sha256_of "$part"; done
+    ) | sha256sum | cut -c1-16)"
+}
+
 # Debian's mirrors: those of the host if it is set up for the same suite, else Debian's own.
 mirror_lines() {
     # shellcheck disable=SC2016 # apt, not the shell, fills these in
@@ -78,20 +87,27 @@ check_userns() {
     in_userns true || die "this kernel lets user $user make no user namespace (see above); run ./dev images as root instead"
 }
 
-# make_tree NAME [BASE_TREE]: one image's package tree into the cache.
-# shellcheck disable=SC2016 # mmdebstrap gives its hooks their $1
-make_tree() {
-    name=$1 base=${2:-} out=$(tree_file "$1")
+# begin_work: a folder with the sources of packages, which goes with this step; everything after runs in it.
+begin_work() {
     work=$(mktemp -d "$CACHE/work-XXXXXX")
     # shellcheck disable=SC2064 # this work folder, now
     trap "rm -rf '$work'" EXIT
-    packages=$(grep -v '^#' "$RECIPES/$name/packages" | paste -sd,)
     mirror_lines >"$work/sources.list"
-    # Hook paths are words of a shell line: name them without spaces.
-    cp "$RECIPES/$name/customize.sh" "$RECIPES/finish.sh" "$RECIPES/dpkg.cfg" "$work/"
+    cp "$RECIPES/dpkg.cfg" "$work/"
     cd "$work"
+}
+
+# words_of FILE: what a recipe's list names.
+words_of() { grep -v '^#' "$RECIPES/$1"; }
+
+# bootstrap BASE_TREE PACKAGES TARGET HOOK...: mmdebstrap in a work folder, upon base's tree or, without one, from
+# nothing. The hooks are those for the finished tree.
+# shellcheck disable=SC2016 # mmdebstrap gives its hooks their $1
+bootstrap() {
+    base=$1 packages=$2 target=$3
+    shift 3
     # A tree that a crash leaves half written is thrown away anyway: no fsync for each file (99mmdebstrap, removed below).
-    set -- --format=tar --skip=check/empty --include="$packages" --dpkgopt=force-unsafe-io \
+    set -- "$@" --skip=check/empty --include="$packages" --dpkgopt=force-unsafe-io \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
         --aptopt='Acquire::Retries "3"'
     # How the host reaches its mirrors. finish.sh removes it from the image.
@@ -101,28 +117,64 @@ make_tree() {
     # Given line by line: a user namespace's root cannot read this folder.
     grep -v '^#' dpkg.cfg >dpkg-lines
     while read -r line; do set -- "$@" --dpkgopt="$line"; done <dpkg-lines
-    if [ "$(id -u)" -eq 0 ]; then set -- --mode=root "$@"; else set -- --mode=unshare "$@"; fi
+    if [ "$(id -u)" -eq 0 ]; then set -- "$@" --mode=root; else set -- "$@" --mode=unshare; fi
     if [ -n "$base" ]; then
         zstd -q -d -c "$base" >base.tar
-        set -- --variant=custom --setup-hook='tar-in base.tar /' "$@"
+        set -- "$@" --variant=custom --setup-hook='tar-in base.tar /'
     else
-        set -- --variant=minbase "$@"
+        set -- "$@" --variant=minbase
         # Spares the package usrmerge, which brings all of Perl.
         merged=/usr/share/mmdebstrap/hooks/merged-usr
-        if [ -d "$merged" ]; then set -- --hook-dir="$merged" "$@"; fi
+        if [ -d "$merged" ]; then set -- "$@" --hook-dir="$merged"; fi
     fi
-    mmdebstrap "$@" \
+    mmdebstrap "$@" "$IMAGE_SUITE" "$target" - <sources.list
+}
+
+# make_tree NAME [BASE_TREE]: one image's package tree into the cache.
+# shellcheck disable=SC2016 # mmdebstrap gives its hooks their $1
+make_tree() {
+    name=$1 out=$(tree_file "$1")
+    begin_work
+    # Hook paths are words of a shell line: name them without spaces.
+    cp "$RECIPES/$name/customize.sh" "$RECIPES/finish.sh" .
+    bootstrap "${2:-}" "$(words_of "$name/packages" | paste -sd,)" tree.tar \
         --customize-hook='copy-in customize.sh finish.sh /tmp' \
         --customize-hook='chroot "$1" env HOME=/root sh /tmp/customize.sh' \
         --customize-hook='chroot "$1" env HOME=/root sh /tmp/finish.sh' \
         --customize-hook='rm -f "$1/tmp/customize.sh" "$1/tmp/finish.sh" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"' \
         --customize-hook='copy-in dpkg.cfg /etc/dpkg/dpkg.cfg.d' \
-        --customize-hook='mv "$1/etc/dpkg/dpkg.cfg.d/dpkg.cfg" "$1/etc/dpkg/dpkg.cfg.d/waggle"' \
-        "$IMAGE_SUITE" tree.tar - <sources.list
+        --customize-hook='mv "$1/etc/dpkg/dpkg.cfg.d/dpkg.cfg" "$1/etc/dpkg/dpkg.cfg.d/waggle"'
     # Device nodes cannot be unpacked again in a user namespace.
     mmtarfilter --path-exclude='/dev/*' <tree.tar >plain.tar
     zstd -q -3 -T0 -f plain.tar -o tree.tar.zst
     mv -f tree.tar.zst "$out"
+    cd "$ROOT"
+}
+
+# ask_managers BASE_TREE: what package managers say that no image has, upon base. Where cargo's registry keeps its
+# files only the registry's index tells.
+# shellcheck disable=SC2016 # mmdebstrap gives its hooks their $1
+ask_managers() {
+    managers=$(words_of asked/managers | paste -sd' ')
+    begin_work
+    cp "$RECIPES/registries.sh" .
+    # Without what they depend on: compilers.
+    download='cd "$1/tmp" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get download -q -o APT::Sandbox::User=root'
+    bootstrap "$1" "$(words_of asked/packages | paste -sd,)" /dev/null \
+        --customize-hook="$download $managers" \
+        --customize-hook='for package in "$1"/tmp/*.deb; do dpkg-deb -x "$package" "$1"; done' \
+        --customize-hook='copy-in registries.sh /tmp' \
+        --customize-hook='chroot "$1" env -i HOME=/root LC_ALL=C PATH="$(cd "$1" && echo usr/lib/go-*/bin | sed s,^,/,):/usr/bin:/bin" sh /tmp/registries.sh >"$1/tmp/said" </dev/null' \
+        --customize-hook='copy-out /tmp/said .'
+    # apt's sources are those that this host builds from.
+    grep -v '^apt=' said >answers
+    index=$(sed -n 's/^cargo=//p' answers)
+    if [ -z "$index" ] || ! grep -q '^go=' answers; then
+        die "the package managers of images/recipes/asked do not say where they fetch from"
+    fi
+    curl -fsSL --retry 3 "${index%/}/config.json" -o config.json
+    "$(python)" "$ROOT/tools/registries.py" --cargo-files config.json >>answers
+    mv -f answers "$(asked_file)"
     cd "$ROOT"
 }
 
@@ -135,6 +187,7 @@ layer_images() {
         --version "$(sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")" "$@"
     # Beside the images: those that are not made anew now keep what their trees said.
     for named in "$@"; do cp -f "$(records_file "${named%%=*}")" "$OCI_DIR/${named%%=*}.registries"; done
+    if [ -f "$(asked_file)" ]; then cp -f "$(asked_file)" "$OCI_DIR/asked.registries"; fi
 }
 
 # take_images: what changed in the layout, into the store that Waggle reads.
@@ -177,6 +230,11 @@ build_images() {
     for image in $images; do
         [ -f "$(records_file "$image")" ] || step "registries of image $image" ask_tree "$image"
     done
+    # All the images, and so all that environments may reach: a few of them are wanted in a hurry.
+    if [ "$wanted" = "$ALL_IMAGES" ]; then
+        [ -z "$rebuild" ] || rm -f "$(asked_file)"
+        [ -f "$(asked_file)" ] || step "registries of package managers that no image has" ask_managers "$base_tree"
+    fi
     # shellcheck disable=SC2086 # several names
     step "layers of images $images" layer_images $images
     step "the images in Waggle's store" take_images
@@ -193,6 +251,7 @@ prune_trees() {
         name=${stem%%-*}
         case " $ALL_IMAGES " in
         *" $name "*) [ "$old" = "$(tree_file "$name")" ] || [ "$old" = "$(records_file "$name")" ] || rm -f "$old" ;;
+        *) [ "$name" != asked ] || [ "$old" = "$(asked_file)" ] || rm -f "$old" ;;
         esac
     done
 }

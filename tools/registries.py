@@ -4,8 +4,11 @@
 """registries.py FILE RECORDS...: where the package managers of our images fetch from, for Waggle to read.
 
 RECORDS are files of lines MANAGER=URL, as images/recipes/registries.sh prints them. FILE becomes
-{"version": 1, "registries": [...]}, sorted, each once. Only images that ``./dev images`` built are in it: it widens
-what environments may reach.
+{"version": 1, "registries": [...]}, sorted, each once. Only what ``./dev images`` asked is in it: it widens what
+environments may reach.
+
+registries.py --cargo-files CONFIG: prints the line for where a registry of cargo's keeps its files, out of the
+config.json of its index (https://doc.rust-lang.org/cargo/reference/registry-index.html).
 """
 
 import json
@@ -27,7 +30,19 @@ def registries(path):
     return lines
 
 
+def cargo_files(config):
+    # A template: what it says of crate and version begins behind the address.
+    address = json.loads(pathlib.Path(config).read_text())["dl"].split("{")[0].rstrip("/")
+    line = f"cargo-files={address}/"
+    if not REGISTRY.fullmatch(line):
+        sys.exit(f"registries.py: {config}: {address!r} is no address of files")
+    return line
+
+
 def main():
+    if sys.argv[1] == "--cargo-files":
+        print(cargo_files(sys.argv[2]))
+        return
     target = pathlib.Path(sys.argv[1])
     found = sorted(set().union(*(registries(path) for path in sys.argv[2:])))
     content = json.dumps({"version": VERSION, "registries": found}, indent=1) + "\n"

@@ -23,7 +23,7 @@ Acquire::Languages "none";
 APT::Install-Recommends "false";
 CONF
 
-# The guest's own name and resolver. There is no network card unless an environment asks for one.
+# The guest's own name and resolver. There is no network card: names are resolved on the host.
 # A container build mounts its own files over these three and refuses the writes: then they are its affair.
 { echo waggle >/etc/hostname; } 2>/dev/null || true
 { printf '127.0.0.1 localhost waggle\n::1 localhost ip6-localhost ip6-loopback\n' >/etc/hosts; } 2>/dev/null || true

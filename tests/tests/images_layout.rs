@@ -17,8 +17,9 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use waggle_images::recorded;
 use waggle_protocol::handshake::{VERSION_MAX, VERSION_MIN};
-use waggle_tests::image_registry::have;
+use waggle_tests::{image_registry::have, settings};
 
 /// Makes the base of all cases.
 const BASE: &str = r#"
@@ -369,6 +370,72 @@ fn registries(folder: &Path, records: &[&str]) -> Output {
         command.arg(file);
     }
     command.output().expect("python3 runs")
+}
+
+#[test]
+fn the_files_of_cargos_registry_are_where_its_index_says() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = folder.path().join("config.json");
+    let files = |dl: &str| {
+        fs::write(
+            &config,
+            json!({"dl": dl, "api": "https://a.example"}).to_string(),
+        )
+        .expect("written");
+        let mut command = Command::new("python3");
+        command.arg(repository("tools/registries.py"));
+        command.arg("--cargo-files").arg(&config);
+        command.output().expect("python3 runs")
+    };
+    for dl in [
+        "https://f.example/crates",
+        "https://f.example/crates/{crate}/{version}/download",
+    ] {
+        assert_eq!(
+            printed(&files(dl)),
+            "cargo-files=https://f.example/crates/\n"
+        );
+    }
+    let output = files("ftp://f.example/crates");
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("ftp://f.example"), "{text}");
+}
+
+/// What `./dev images` has asked on this machine. No source of the product names any of it.
+#[test]
+fn every_manager_of_the_recipes_has_said_where_it_fetches_from() {
+    let images = settings::path(settings::IMAGE_CACHE_DIR);
+    let recorded = recorded::registries(&images).expect("what is recorded");
+    let mut managers: Vec<_> = recorded
+        .iter()
+        .filter_map(|entry| entry.split('=').next())
+        .collect();
+    managers.dedup();
+    let expected = [
+        "apt",
+        "cargo",
+        "cargo-files",
+        "go",
+        "npm",
+        "pip",
+        "pip-files",
+    ];
+    // Sorted as entries are: `-` goes before `=`.
+    managers.sort_unstable();
+    assert_eq!(managers, expected, "{recorded:?}");
+    for entry in &recorded {
+        let host = entry.split('/').nth(2).expect("a host");
+        let host = host.split(':').next().expect("a host");
+        let mut search = Command::new("grep");
+        search.args(["-rlF", host]);
+        for sources in ["host", "images/src", "protocol", "runtime", "guest-agent"] {
+            search.arg(repository(sources));
+        }
+        let found = search.output().expect("grep runs");
+        let found = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert_eq!(found, "", "{host}");
+    }
 }
 
 #[test]
