@@ -102,6 +102,57 @@ async fn bad_settings_are_named() {
     }
 }
 
+/// The network's settings are lists, of which the one entry is named that is wrong; a preset that there is not, with
+/// those that there are.
+#[tokio::test]
+async fn bad_entries_of_the_network_are_named() {
+    for (variable, value, named, helps) in [
+        (
+            "WAGGLE_NETWORK",
+            "pakages",
+            "pakages",
+            "none, packages, all",
+        ),
+        (
+            "WAGGLE_NETWORK_ALLOW",
+            "good.example, bad example",
+            "bad example",
+            "example.com:443",
+        ),
+        (
+            "WAGGLE_NETWORK_PACKAGES",
+            "npm=https://npm.example/, pip=nowhere",
+            "pip=nowhere",
+            "http or https URL",
+        ),
+    ] {
+        let line = complaint(Settings::default().with(variable, value)).await;
+        assert!(line.contains(variable), "{line}");
+        assert!(line.contains(named), "{line}");
+        assert!(line.contains(helps), "{line}");
+        assert!(
+            !line.contains("good.example") && !line.contains("npm.example"),
+            "{line}"
+        );
+    }
+}
+
+/// An entry with an @ may hold a password, so it is told that there is one and not which.
+#[tokio::test]
+async fn a_password_in_a_setting_is_not_repeated() {
+    for value in [
+        "pip=https://me:secret@index.example/simple/",
+        "cargo=https://me:secret@index.example/",
+        "me:secret@index.example",
+    ] {
+        let settings = Settings::default().with("WAGGLE_NETWORK_PACKAGES", value);
+        let line = complaint(settings).await;
+        assert!(line.contains("WAGGLE_NETWORK_PACKAGES"), "{line}");
+        assert!(line.contains("password"), "{line}");
+        assert!(!line.contains("secret") && !line.contains("me:"), "{line}");
+    }
+}
+
 /// A launch that fails says why, and leaves no process, file, environment or occupied place.
 async fn launch_fails(settings: Settings, reason: &[&str]) {
     let settings = settings.with("WAGGLE_MAX_ENVIRONMENTS", "1");

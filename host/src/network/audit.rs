@@ -14,7 +14,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -145,11 +145,6 @@ impl Audit {
         }
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        // Nothing panics while it holds the lock.
-        lock(&self.ring)
-    }
-
     /// Something was let through. What moves is counted in the returned counters.
     pub fn allowed(
         &self,
@@ -160,13 +155,12 @@ impl Audit {
     ) -> Arc<Counters> {
         let environment = self.environment.as_str();
         tracing::info!(environment, %via, asked, ?address, from_cache, "network: allowed");
-        self.ring()
-            .push(via, asked, Decision::Allowed, address, from_cache)
+        lock(&self.ring).push(via, asked, Decision::Allowed, address, from_cache)
     }
 
     /// Something was refused.
     pub fn refused(&self, via: Via, denial: &Denial) {
-        let times = self.ring().refuse(via, denial);
+        let times = lock(&self.ring).refuse(via, denial);
         if is_power_of_ten(times) {
             let Denial { asked, rule, .. } = denial;
             tracing::info!(environment = self.environment, %via, asked, rule, times, "network: refused");
@@ -180,13 +174,13 @@ impl Audit {
         let decision = Decision::Failed {
             error: error.to_owned(),
         };
-        self.ring().push(via, asked, decision, None, false);
+        lock(&self.ring).push(via, asked, decision, None, false);
     }
 
     /// The records that are kept, the oldest first.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        let ring = self.ring();
+        let ring = lock(&self.ring);
         let others = ring.records.iter().map(snapshot);
         let mut records: Vec<_> = others.chain(ring.refusals.iter().cloned()).collect();
         records.sort_unstable_by_key(|record| record.sequence);
@@ -196,13 +190,13 @@ impl Audit {
     /// A mark for [`Audit::refused_since`].
     #[must_use]
     pub fn mark(&self) -> u64 {
-        self.ring().next
+        lock(&self.ring).next
     }
 
     /// The refusals since `mark`, each once, at most `max`, the oldest first.
     #[must_use]
     pub fn refused_since(&self, mark: u64, max: usize) -> Vec<Denial> {
-        let ring = self.ring();
+        let ring = lock(&self.ring);
         let mut seen = HashSet::new();
         let refused = ring
             .refusals
@@ -218,7 +212,7 @@ impl Audit {
     /// The newest failure since `mark`: what was asked for, and why it failed.
     #[must_use]
     pub fn failed_since(&self, mark: u64) -> Option<(String, String)> {
-        let ring = self.ring();
+        let ring = lock(&self.ring);
         let mut newest = ring.records.iter().rev().map(|(record, _)| record);
         newest.find_map(|record| match &record.decision {
             Decision::Failed { error } if record.sequence >= mark => {
@@ -401,6 +395,45 @@ mod tests {
             (&json["decision"], &json["via"]),
             (&"allowed".into(), &"connect".into())
         );
+    }
+
+    #[test]
+    fn each_decision_is_a_line_of_the_log() {
+        let decide = |audit: &Audit| {
+            audit.allowed(Via::Connect, "good:443", None, false);
+            audit.failed(Via::Http, "down:80", "nobody there");
+            for _ in 0..10 {
+                audit.refused(Via::Socks, &denial("evil:443"));
+            }
+        };
+        // A line that tracing has met is asked about at each new subscriber; one that a test on another thread, without
+        // one, met first while this is the only one would be off for this one, too.
+        decide(&Audit::new("before".into()));
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(Arc::new(log.reopen().expect("the file")))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || decide(&Audit::new("env-1".into())));
+        let log = std::fs::read_to_string(log.path()).expect("text");
+        let lines: Vec<_> = log.lines().collect();
+        let expected = [
+            [
+                "network: allowed",
+                "via=connect",
+                "good:443",
+                "from_cache=false",
+            ],
+            ["network: failed", "via=http", "down:80", "nobody there"],
+            ["network: refused", "via=socks", "evil:443", "times=1"],
+            ["network: refused", "a rule", "evil:443", "times=10"],
+        ];
+        assert_eq!(lines.len(), expected.len(), "{log}");
+        for (line, words) in lines.iter().zip(expected) {
+            for word in words.iter().chain(&["INFO", "environment=\"env-1\""]) {
+                assert!(line.contains(word), "{word}: {line}");
+            }
+        }
     }
 
     #[test]

@@ -353,7 +353,7 @@ impl Dialer {
     }
 }
 
-/// Connects to the first of `addresses` that answers, trying the next one while a slow one is tried.
+/// Connects to one of `addresses`, in bounded time.
 async fn race(
     addresses: Vec<SocketAddr>,
     target: &str,
@@ -364,7 +364,15 @@ async fn race(
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    timeout(CONNECT_TIMEOUT, first(addresses, connect))
+    in_time(target, first(addresses, connect)).await
+}
+
+/// What `connecting` to `target` comes to, if it does while a caller waits.
+async fn in_time<T>(
+    target: &str,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> Result<T, DialError> {
+    timeout(CONNECT_TIMEOUT, connecting)
         .await
         .map_err(|_| DialError::ConnectTimeout {
             target: target.to_owned(),
@@ -375,6 +383,8 @@ async fn race(
         })
 }
 
+/// Connects to the first of `addresses` that answers, trying the next one while a slow one is tried. It ends when
+/// one answers or all are refused: the last ones are tried for as long as the caller waits.
 async fn first<T, F>(
     addresses: Vec<SocketAddr>,
     connect: impl Fn(SocketAddr) -> F,
@@ -382,18 +392,20 @@ async fn first<T, F>(
 where
     F: Future<Output = io::Result<T>>,
 {
-    let attempt = |(address, patience)| {
-        let connecting = timeout(patience, connect(address));
+    // Only those for whose place others wait are hurried.
+    let hurried = addresses.len().saturating_sub(ATTEMPTS_MAX);
+    let attempt = |(place, address): (usize, SocketAddr)| {
+        let connecting = connect(address);
         async move {
-            let outcome = connecting.await.map_err(|_| io::ErrorKind::TimedOut.into());
+            if place >= hurried {
+                return (connecting.await, address);
+            }
+            let outcome = timeout(ATTEMPT_TIMEOUT, connecting).await;
+            let outcome = outcome.map_err(|_| io::ErrorKind::TimedOut.into());
             (outcome.flatten(), address)
         }
     };
-    // Those for whose place nobody waits are tried for as long as there is time.
-    let hurried = addresses.len().saturating_sub(ATTEMPTS_MAX);
-    let patience = std::iter::repeat_n(ATTEMPT_TIMEOUT, hurried);
-    let patience = patience.chain(std::iter::repeat(CONNECT_TIMEOUT));
-    let mut rest = addresses.into_iter().zip(patience).peekable();
+    let mut rest = addresses.into_iter().enumerate().peekable();
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     attempts.extend(rest.next().map(attempt));
@@ -503,12 +515,32 @@ mod tests {
         let addresses: Vec<_> = (1..=8)
             .map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
             .collect();
-        let (found, at) = timeout(CONNECT_TIMEOUT, first(addresses, connect))
+        let (found, at) = in_time("slow.example:80", first(addresses, connect))
             .await
-            .expect("in time")
             .expect("the last one answers");
         assert_eq!((found, at.port()), ((), 8));
         assert_eq!(most.load(Ordering::SeqCst), ATTEMPTS_MAX);
         assert_eq!(open.load(Ordering::SeqCst), 0, "nothing stays open");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_nobody_is_given_up_at_the_time_that_the_error_states() {
+        for count in 1..=ADDRESSES_MAX {
+            let addresses = vec![SocketAddr::from(([192, 0, 2, 1], 80)); count];
+            let silent = |_| std::future::pending::<io::Result<()>>();
+            let start = tokio::time::Instant::now();
+            let error = in_time("silent.example:80", first(addresses, silent)).await;
+            let error = error.expect_err("nobody answers");
+            assert!(
+                matches!(error, DialError::ConnectTimeout { .. }),
+                "{count}: {error}"
+            );
+            assert_eq!(start.elapsed(), CONNECT_TIMEOUT, "{count}");
+            let text = error.to_string();
+            assert!(
+                text.contains("silent.example:80") && text.contains("20 seconds"),
+                "{text}"
+            );
+        }
     }
 }

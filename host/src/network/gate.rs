@@ -128,6 +128,16 @@ fn base() -> Url {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
+    use serde_json::json;
+    use tempfile::tempdir;
+    use waggle_images::{
+        Digest,
+        images::{Images, Options},
+        recorded,
+    };
+
     use super::*;
 
     fn open(preset: &str, allow: &str, packages: Option<&str>) -> Result<Network, NetworkError> {
@@ -135,11 +145,20 @@ mod tests {
             "pip=https://index.example/".to_owned(),
             "nonsense".to_owned(),
         ];
+        open_with(&recorded, preset, allow, packages)
+    }
+
+    fn open_with(
+        recorded: &[String],
+        preset: &str,
+        allow: &str,
+        packages: Option<&str>,
+    ) -> Result<Network, NetworkError> {
         Network::open(NetworkOptions {
             preset,
             allow,
             packages,
-            recorded: &recorded,
+            recorded,
             max_bytes: None,
             environments: 10,
             mirror: None,
@@ -172,5 +191,64 @@ mod tests {
             assert!(matches!(error, NetworkError::Policy(_)), "{error}");
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
+    }
+
+    /// A layout with one image, of which one layer has one file. Beside them in the folder, and in the image, is a record
+    /// of registries.
+    fn hostile_image(folder: &Path, record: &str) {
+        let blobs = folder.join("blobs/sha256");
+        fs::create_dir_all(&blobs).expect("made");
+        let put = |kind: &str, bytes: &[u8]| {
+            let digest = Digest::of(bytes);
+            fs::write(blobs.join(digest.hex()), bytes).expect("written");
+            let media_type = format!("application/vnd.oci.image.{kind}");
+            json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+        };
+        let mut layer = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(u64::try_from(record.len()).expect("small"));
+        header.set_mode(0o644);
+        layer
+            .append_data(&mut header, recorded::FILE, record.as_bytes())
+            .expect("a file");
+        let layer = put("layer.v1.tar", &layer.into_inner().expect("a layer"));
+        let config = json!({
+            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        });
+        let config = put("config.v1+json", config.to_string().as_bytes());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+        let mut manifest = put("manifest.v1+json", manifest.as_bytes());
+        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "evil/image:1"});
+        let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
+        for (name, content) in [
+            ("index.json", index.as_str()),
+            ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
+            (recorded::FILE, record),
+        ] {
+            fs::write(folder.join(name), content).expect("written");
+        }
+    }
+
+    /// What `main` hands to [`Network::open`] is the file of that name in the store's own folder, which `./dev images`
+    /// writes. One that comes with an image is a file of that image.
+    #[tokio::test]
+    async fn an_image_with_a_record_of_registries_widens_nothing() {
+        let record =
+            |host: &str| format!(r#"{{"version":1,"registries":["pip=https://{host}/"]}}"#);
+        let (store, hostile) = (tempdir().expect("a folder"), tempdir().expect("a folder"));
+        fs::write(store.path().join(recorded::FILE), record("index.example")).expect("written");
+        hostile_image(hostile.path(), &record("evil.example"));
+        let images = Images::open(Options::new(store.path().to_owned())).expect("a store");
+        let imported = images.import(hostile.path(), None, &|_| ()).await;
+        assert_eq!(imported.expect("an image").len(), 1);
+
+        let recorded = recorded::registries(store.path()).expect("ours");
+        assert_eq!(recorded, ["pip=https://index.example/"]);
+        let network = open_with(&recorded, "packages", "", None).expect("a network");
+        let policy = network.gateway.policy();
+        assert!(policy.narrow("index.example:443").is_ok());
+        assert!(policy.narrow("evil.example:443").is_err());
     }
 }

@@ -44,8 +44,8 @@ const STORES: [&str; 3] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// What was added to the store, where the tools of Debian and Alpine find it when they write the store
-/// anew, and where Node, which brings a store of its own, is told to look.
+/// The host's certificates, where the tools of Debian and Alpine find them when they write the store anew, and where
+/// Node, which brings a store of its own, is told to look.
 const ADDED: &str = "/usr/local/share/ca-certificates/waggle.crt";
 
 /// apt takes every file of this folder, and what comes later in the alphabet wins.
@@ -99,6 +99,8 @@ struct Needs {
     store: &'static str,
     /// What is appended to it.
     added: Bytes,
+    /// Node is told of the certificates, too.
+    tells_node: bool,
     /// Files that are made.
     files: Vec<(String, Bytes)>,
     /// Where npm has what it installs for all programs.
@@ -155,12 +157,12 @@ impl GuestNetwork {
     /// full, or read-only) is logged, and it does without.
     pub async fn prepare(&self, session: &Session, image: &str) -> Result<Prepared, LinkError> {
         let start = Instant::now();
-        let known = self.known().get(image).cloned();
+        let known = lock(&self.known).get(image).cloned();
         let needs = match known {
             Some(needs) => needs,
             None => {
                 let needs = Arc::new(self.inspect(session).await?);
-                let mut known = self.known();
+                let mut known = lock(&self.known);
                 if known.len() >= IMAGES_MAX {
                     known.clear();
                 }
@@ -171,10 +173,6 @@ impl GuestNetwork {
         needs.write(session).await?;
         let took = start.elapsed();
         Ok(Prepared { needs, took })
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Needs>>> {
-        lock(&self.known)
     }
 
     /// Looks at a guest whose image was not seen before.
@@ -188,13 +186,11 @@ impl GuestNetwork {
             }
         }
         let (store, bytes) = store;
-        let mut added = self.trust.missing_from(&bytes);
+        let (added, beside) = certificates(&self.trust, &bytes);
+        let tells_node = !beside.is_empty();
         let mut wanted = Vec::new();
-        if !added.is_empty() {
-            wanted.push((ADDED.to_owned(), added.clone()));
-            if bytes.last().is_some_and(|byte| *byte != b'\n') {
-                added = [b"\n", added.as_ref()].concat().into();
-            }
+        if tells_node {
+            wanted.push((ADDED.to_owned(), beside));
         }
         if found.package_managers.contains(&PackageManager::AptGet) {
             let sources = self.apt_sources(session).await?;
@@ -215,6 +211,7 @@ impl GuestNetwork {
         Ok(Needs {
             store,
             added,
+            tells_node,
             files: files.collect(),
             npm_modules: npm.map(|npm| npm.modules),
         })
@@ -311,12 +308,29 @@ impl Prepared {
         ] {
             set(name, self.needs.store);
         }
-        // Node has a store of its own, to which this is added.
-        if !self.needs.added.is_empty() {
+        // Node has a store of its own, to which this is added. Not for nothing: reading it, Node starts half a second
+        // later on an emulated machine.
+        if self.needs.tells_node {
             set("NODE_EXTRA_CA_CERTS", ADDED);
         }
         all
     }
+}
+
+/// What of `trust` is appended to an image's store that holds `bytes`, and what is written beside it. That is what was
+/// missing; or all that the operator named, for an image that has it in its store can have a Node that has not.
+fn certificates(trust: &TrustStore, bytes: &[u8]) -> (Bytes, Bytes) {
+    let missing = trust.missing_from(bytes);
+    let in_a_line = bytes.last().is_some_and(|byte| *byte != b'\n');
+    let added = match in_a_line && !missing.is_empty() {
+        true => [b"\n", missing.as_ref()].concat().into(),
+        false => missing.clone(),
+    };
+    let beside = match trust.is_named() {
+        true => trust.pem(),
+        false => missing,
+    };
+    (added, beside)
 }
 
 /// A file's content, if it is there, is a file, and has at most `max` bytes. What else is there counts
@@ -449,12 +463,14 @@ fn apt_conf(store: &str, own_sources: bool) -> Bytes {
     .into()
 }
 
-/// The proxy is not in it: pip would take it for the mirror, too, which NO_PROXY excepts.
+/// The proxy is in it for a pip without our variables, as under sudo. pip can except no host from it and asks it for
+/// the mirror, too, in absolute form, which the proxy serves; for an index in the guest itself there is `--proxy ""`.
 fn pip_conf(index: Option<&str>, store: &str) -> Bytes {
+    let proxy = proxy_url();
     let index = index.map_or_else(String::new, |url| format!("index-url = {url}\n"));
     format!(
         "# Written by Waggle. /etc/pip.conf and the user's own configuration go before it.\n\
-         [global]\n{index}cert = {store}\ntimeout = 60\nretries = 2\n"
+         [global]\n{index}proxy = {proxy}\ncert = {store}\ntimeout = 60\nretries = 2\n"
     )
     .into()
 }
@@ -473,6 +489,23 @@ fn npm_conf(registry: Option<&str>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of an authority that signs nothing.
+    const COMPANY: &str = "-----BEGIN CERTIFICATE-----
+MIIBezCCASGgAwIBAgIUT3dfTs6az1rg0TtPDU93HAgIaCswCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHQ29tcGFueTAgFw0yNjExMjgxNjQ5NTlaGA8yMTI2MTEwNDE2
+NDk1OVowEjEQMA4GA1UEAwwHQ29tcGFueTBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABC6k/40bBMdS7IvgTNEB+EGcZf2pQWS0bZ/2T6bC3s3QRvzi4xRww57fM5mf
+2RymV1fiHgZjbBal7pm+L9flHUujUzBRMB0GA1UdDgQWBBRTgBrhan638y0ISgc9
+JhRZAfalpTAfBgNVHSMEGDAWgBRTgBrhan638y0ISgc9JhRZAfalpTAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIQDLj3HGure7sUzRETx4CmzOsXdn
+RAp0lQD7mvwFyF/PQAIgb3whQs6X2EodVDQ2V2uRlQnYSZTCow3pbUIAQzPC0q0=
+-----END CERTIFICATE-----
+";
+
+    fn text(file: &Bytes) -> String {
+        String::from_utf8(file.to_vec()).expect("text")
+    }
 
     #[test]
     fn npm_is_met_where_it_looks() {
@@ -536,8 +569,72 @@ mod tests {
         assert_eq!(direct.pip.as_deref(), Some("https://index.example/simple/"));
         let none = GuestNetwork::new(trust, &[], &[], true);
         assert!(none.pip.is_none() && none.npm.is_none());
-        let conf = String::from_utf8(pip_conf(None, STORES[0]).to_vec()).expect("text");
+        let conf = text(&pip_conf(None, STORES[0]));
         assert!(!conf.contains("index-url"), "{conf}");
+    }
+
+    #[test]
+    fn managers_without_our_variables_find_the_way_out() {
+        let proxy = "http://127.0.0.1:703";
+        for store in STORES {
+            let pip = text(&pip_conf(Some("https://index.example/simple/"), store));
+            let lines: Vec<_> = pip.lines().collect();
+            assert_eq!(lines[1], "[global]", "{pip}");
+            for line in [
+                "index-url = https://index.example/simple/".to_owned(),
+                format!("proxy = {proxy}"),
+                format!("cert = {store}"),
+            ] {
+                assert!(lines.contains(&line.as_str()), "{line}: {pip}");
+            }
+            let apt = text(&apt_conf(store, false));
+            for line in [
+                format!("Acquire::http::Proxy \"{proxy}\";"),
+                format!("Acquire::https::Proxy \"{proxy}\";"),
+                format!("Acquire::https::CaInfo \"{store}\";"),
+            ] {
+                assert!(apt.lines().any(|known| known == line), "{line}: {apt}");
+            }
+        }
+        let npm = text(&npm_conf(None));
+        assert!(npm.contains(&format!("\nhttps-proxy={proxy}\n")), "{npm}");
+    }
+
+    #[test]
+    fn node_is_told_of_what_the_operator_named_even_if_the_store_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("company.pem");
+        std::fs::write(&path, COMPANY).expect("written");
+        let named = TrustStore::load(Some(&path)).expect("a certificate");
+        let all = named.pem();
+        // A store that lacks it, one without a last line's end, and one that has it.
+        assert_eq!(certificates(&named, b""), (all.clone(), all.clone()));
+        let after = Bytes::from([b"\n", all.as_ref()].concat());
+        assert_eq!(certificates(&named, b"# one"), (after, all.clone()));
+        assert_eq!(certificates(&named, &all), (Bytes::new(), all));
+        // The system's are no reason to tell Node, but where they were missing.
+        let system = TrustStore::load(None).expect("the system's store");
+        let store = system.pem();
+        assert_eq!(certificates(&system, &store), (Bytes::new(), Bytes::new()));
+
+        let told = |tells_node| {
+            let needs = Needs {
+                store: STORES[0],
+                added: Bytes::new(),
+                tells_node,
+                files: Vec::new(),
+                npm_modules: None,
+            };
+            let prepared = Prepared {
+                needs: Arc::new(needs),
+                took: Duration::ZERO,
+            };
+            let mut variables = prepared.variables().into_iter();
+            let told = variables.find(|variable| variable.name == "NODE_EXTRA_CA_CERTS");
+            told.map(|variable| variable.value.into_vec())
+        };
+        assert_eq!(told(true).as_deref(), Some(ADDED.as_bytes()));
+        assert_eq!(told(false), None);
     }
 
     #[test]
@@ -555,8 +652,7 @@ mod tests {
         ]);
         let others = other_repositories(&others, &recorded);
         let release = "ID=debian\nVERSION_CODENAME=\"trixie\"\n";
-        let sources = apt_sources(&others, release).expect("Debian");
-        let sources = String::from_utf8(sources.to_vec()).expect("text");
+        let sources = text(&apt_sources(&others, release).expect("Debian"));
         let lines: Vec<_> = sources.lines().skip(1).collect();
         assert_eq!(
             lines,

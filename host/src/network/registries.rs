@@ -130,8 +130,24 @@ mod tests {
         let registry: Registry = "pip=https://index.example/simple".parse().expect("one");
         assert_eq!(registry.manager, Manager::Pip);
         assert_eq!(registry.to_string(), "pip=https://index.example/simple/");
-        let other: Registry = "go=https://go.example".parse().expect("another");
-        assert_eq!(other.manager, Manager::Other("go".into()));
+    }
+
+    #[test]
+    fn managers_that_are_not_mirrored_are_taken_by_any_name() {
+        for (text, name, url) in [
+            ("cargo=https://c.example", "cargo", "https://c.example/"),
+            (
+                "cargo-files=https://f.example:443/a/crates",
+                "cargo-files",
+                "https://f.example/a/crates/",
+            ),
+            ("go=https://go.example", "go", "https://go.example/"),
+            ("apk=http://a.example/main", "apk", "http://a.example/main/"),
+        ] {
+            let registry: Registry = text.parse().expect(text);
+            assert_eq!(registry.manager, Manager::Other(name.into()));
+            assert_eq!(registry.to_string(), format!("{name}={url}"));
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ const PEM_LINE: usize = 64;
 pub struct TrustStore {
     certificates: Arc<[CertificateDer<'static>]>,
     roots: Arc<RootCertStore>,
+    /// The operator named the file that they are from.
+    is_named: bool,
 }
 
 /// A store that cannot be used.
@@ -96,7 +98,10 @@ impl TrustStore {
                 source,
             })?);
         }
-        let store = Self::new(certificates);
+        let store = Self {
+            is_named: true,
+            ..Self::new(certificates)
+        };
         if store.roots.is_empty() {
             return Err(TrustError::Nothing {
                 path: path.to_owned(),
@@ -131,6 +136,7 @@ impl TrustStore {
         Self {
             certificates: certificates.into(),
             roots: Arc::new(roots),
+            is_named: false,
         }
     }
 
@@ -152,6 +158,12 @@ impl TrustStore {
         Ok(config
             .with_root_certificates(self.roots())
             .with_no_client_auth())
+    }
+
+    /// Whether they are from a file that the operator named, and not the system's.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.is_named
     }
 
     /// All certificates, as PEM.

@@ -28,7 +28,7 @@ use hyper::{
 use tokio::sync::watch;
 
 use super::{Failed, Served, artefact::Progress, failure::Failure};
-use crate::network::Body;
+use crate::network::{Body, policy::Denial};
 
 /// How much of a file is read at a time.
 const CHUNK_BYTES: u64 = 256 * 1024;
@@ -346,6 +346,9 @@ pub(super) fn failed(failure: &Failure, json: bool) -> Response<Body> {
     let extensions = response.extensions_mut();
     extensions.insert(Served::Upstream);
     extensions.insert(Failed(failure.to_string()));
+    if let Failure::Denied { denial, .. } = failure {
+        extensions.insert(Denial::clone(denial));
+    }
     if !failure.status().is_client_error() {
         extensions.insert(ReasonPhrase::from_static(failure.reason().as_bytes()));
     }

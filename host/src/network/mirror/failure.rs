@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use url::Url;
 
 use super::digest::Digest;
+use crate::network::policy::Denial;
 
 /// A request that a registry did not answer well. Shared by all who waited for the answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,9 +19,9 @@ pub(super) enum Failure {
         "the package registry at {url} cannot be reached: {why}; check the host's network, its proxy (HTTPS_PROXY) and WAGGLE_NETWORK_PACKAGES"
     )]
     Unreachable { url: Url, why: String },
-    /// The server's policy refuses the connection.
-    #[error("the server's own request to the package registry at {url} was refused: {why}")]
-    Denied { url: Url, why: String },
+    /// The server's policy refuses the connection: the name is permitted, its address is not.
+    #[error("the server's own request to the package registry at {url} was refused: {denial}")]
+    Denied { url: Url, denial: Box<Denial> },
     /// An answer, or its next bytes, did not come.
     #[error(
         "the package registry at {url} has not sent what was waited for within {}; try again, or check the host's network",

@@ -110,7 +110,8 @@ pub enum Served {
     Upstream,
 }
 
-/// What went wrong with a registry: an extension of a [`Response`] that tells of it, for the audit.
+/// What went wrong with a registry: an extension of a [`Response`] that tells of it, for the audit. If the policy
+/// refused the registry's address, its [`Denial`](super::policy::Denial) is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed(pub String);
 

@@ -31,7 +31,7 @@ use tokio::{
 use url::Url;
 
 use super::{Limits, failure::Failure};
-use crate::network::dial::DialError;
+use crate::network::{dial::DialError, policy::Denial};
 
 /// Most redirects of one request. A registry has one or two.
 const REDIRECTS: usize = 5;
@@ -225,8 +225,9 @@ impl Upstream {
         *connection = Some(capture_connection(&mut request));
         (self.send)(request).await.map_err(|error| {
             let (url, why) = (url.clone(), chain(&error));
-            if let Some(why) = denial(&error) {
-                return Failure::Denied { url, why };
+            if let Some(denial) = denial(&error) {
+                let denial = Box::new(denial.clone());
+                return Failure::Denied { url, denial };
             }
             match error.is_connect() {
                 true => Failure::Unreachable { url, why },
@@ -251,7 +252,7 @@ impl Upstream {
 }
 
 /// What the policy says, if it is why there is no connection.
-fn denial(error: &(dyn Error + 'static)) -> Option<String> {
+fn denial<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Denial> {
     let mut next = Some(error);
     while let Some(error) = next {
         // An I/O error's source is not what it holds, but the source of that.
@@ -262,7 +263,7 @@ fn denial(error: &(dyn Error + 'static)) -> Option<String> {
             .downcast_ref::<DialError>()
             .or_else(|| held?.downcast_ref::<DialError>());
         if let Some(DialError::Denied(denial)) = found {
-            return Some(denial.to_string());
+            return Some(denial);
         }
         next = error.source();
     }

@@ -151,6 +151,34 @@ fn presets() {
     assert_eq!(words, ["none", "packages, a.example:1", "192.0.2.1", "all"]);
 }
 
+/// Also those that nothing is mirrored of.
+#[test]
+fn the_registries_of_any_manager_are_packages() {
+    let text = "cargo=https://c.example/, cargo-files=https://f.example:8443/crates/, \
+                go=https://go.example, apk=http://a.example/main/";
+    let set = Packages::parse(text).expect("registries");
+    let recorded: Vec<Registry> = text
+        .split(',')
+        .map(|entry| entry.trim().parse().expect(entry))
+        .collect();
+    for packages in [set, recorded.into()] {
+        let policy = Policy::parse("packages", "", &packages).expect("a policy");
+        for text in [
+            "c.example:443",
+            "f.example:8443",
+            "f.example:443",
+            "go.example:443",
+            "a.example:80",
+            "a.example:443",
+        ] {
+            assert!(permits(&policy, text), "{text}");
+        }
+        for text in ["c.example:80", "f.example:80", "index.example:443"] {
+            assert!(!permits(&policy, text), "{text}");
+        }
+    }
+}
+
 #[test]
 fn only_listed_addresses_of_special_ranges_are_reached() {
     let listed = policy("none", "name.example, 10.0.0.0/8, 127.0.0.1:80");

@@ -47,7 +47,7 @@ use crate::{
         audit::Via,
         dial::{Carries, DialError, Outbound, target_of},
         mirror::{Failed, Mirror, Served},
-        policy::Target,
+        policy::{Denial, Target},
     },
 };
 
@@ -191,13 +191,20 @@ async fn mirrored_answer(
         let text = "the registry's URL has no host";
         return answer::problem(StatusCode::BAD_GATEWAY, "proxy_configuration_error", text);
     };
+    let refused = |denial: &Denial| {
+        egress.audit.refused(Via::Mirror, denial);
+        answer::refused(denial)
+    };
     if let Err(denial) = egress.permits(&target) {
-        egress.audit.refused(Via::Mirror, &denial);
-        return answer::refused(&denial);
+        return refused(&denial);
     }
     // It is never closed.
     let place = Arc::clone(&egress.mirror_places).acquire_owned().await.ok();
     let response = mirror.serve(request).await;
+    // The name is permitted, but what it resolves to is not: the mirror finds that out when it asks.
+    if let Some(denial) = response.extensions().get::<Denial>() {
+        return refused(denial);
+    }
     let asked: String = url.as_str().chars().take(NOTED_MAX).collect();
     if response.status().is_server_error() {
         let why = match response.extensions().get::<Failed>() {

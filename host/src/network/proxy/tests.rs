@@ -4,17 +4,21 @@
 //! Real servers on loopback, which the policy lists; clients speak to the proxy over TCP or in memory.
 
 mod floods;
+mod mirrored;
 mod reached;
+mod rebinding;
 mod refused;
 mod upstream;
 
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hyper_util::client::proxy::matcher::Matcher;
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
@@ -22,7 +26,13 @@ use tokio::{
 };
 
 use super::*;
-use crate::network::{audit::Decision, policy::Packages, resolver::Resolve};
+use crate::network::{
+    audit::Decision,
+    dial::Connector,
+    mirror::{self, MirrorOptions},
+    policy::Packages,
+    resolver::Resolve,
+};
 
 /// How long anything here may take.
 const SOON: Duration = Duration::from_secs(20);
@@ -60,7 +70,12 @@ fn no_upstream() -> Matcher {
 }
 
 /// A way out for tests.
-fn egress_of(allow: &str, names: Arc<Names>, upstream: Matcher, limits: Limits) -> Arc<Egress> {
+fn egress_of(
+    allow: &str,
+    names: Arc<impl Resolve>,
+    upstream: Matcher,
+    limits: Limits,
+) -> Arc<Egress> {
     let policy = Policy::parse("none", allow, &Packages::default()).expect("a policy");
     let gateway = Gateway::new(policy.clone(), Dialer::new(names, upstream), None, limits);
     gateway.egress("env-test".to_owned(), policy)
@@ -70,6 +85,25 @@ fn egress(allow: &str) -> Arc<Egress> {
     egress_of(allow, names([]), no_upstream(), Limits::default())
 }
 
+/// A way out with a package mirror of pip's and apt's registry at `authority`, whose files are in `dir`.
+fn mirrored(authority: &str, allow: &str, names: Arc<impl Resolve>, dir: &Path) -> Arc<Egress> {
+    let registries = format!("pip=http://{authority}/simple/, apt=http://{authority}/debian/");
+    let packages = Packages::parse(&registries).expect("registries");
+    let policy = Policy::parse("packages", allow, &packages).expect("a policy");
+    let dialer = Dialer::new(names, no_upstream());
+    let options = MirrorOptions {
+        dir: dir.to_owned(),
+        max_bytes: 1 << 30,
+        registries: packages.registries,
+        base: "http://127.0.0.1:703/".parse().expect("a URL"),
+        limits: mirror::Limits::default(),
+    };
+    let connector = Connector::new(dialer.clone(), policy.clone());
+    let mirror = Arc::new(Mirror::open(options, connector));
+    let gateway = Gateway::new(policy.clone(), dialer, Some(mirror), Limits::default());
+    gateway.egress("env-test".to_owned(), policy)
+}
+
 /// A connection to the proxy.
 fn client(egress: &Arc<Egress>) -> (DuplexStream, JoinHandle<()>) {
     let (inside, outside) = duplex(64 * 1024);
@@ -77,9 +111,9 @@ fn client(egress: &Arc<Egress>) -> (DuplexStream, JoinHandle<()>) {
 }
 
 /// Sends `request` and returns all that comes back.
-async fn ask(egress: &Arc<Egress>, request: &str) -> String {
+async fn ask(egress: &Arc<Egress>, request: impl AsRef<[u8]>) -> String {
     let (mut stream, served) = client(egress);
-    stream.write_all(request.as_bytes()).await.expect("sent");
+    stream.write_all(request.as_ref()).await.expect("sent");
     stream.shutdown().await.expect("ended");
     let mut answer = Vec::new();
     timeout(SOON, stream.read_to_end(&mut answer))
@@ -91,6 +125,12 @@ async fn ask(egress: &Arc<Egress>, request: &str) -> String {
         .expect("soon")
         .expect("no panic");
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The body of an answer.
+fn json(answer: &str) -> Value {
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
 }
 
 /// Reads up to the end of an HTTP head.

@@ -232,6 +232,33 @@ async fn an_idle_tunnel_is_closed_and_a_busy_one_is_not() {
         .expect("read");
 }
 
+/// A connection that always moves something is never idle, and ends all the same.
+#[tokio::test(start_paused = true)]
+async fn a_busy_connection_ends_with_its_life() {
+    let egress = egress("good.example");
+    let start = Instant::now();
+    let (mut stream, served) = client(&egress);
+    let chat = async {
+        loop {
+            let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+            if stream.write_all(request).await.is_err() {
+                break;
+            }
+            let mut piece = [0; 4096];
+            if stream.read(&mut piece).await.is_ok_and(|count| count == 0) {
+                break;
+            }
+            sleep(HEADER_TIMEOUT / 2).await;
+        }
+    };
+    let ended = async {
+        served.await.expect("no panic");
+        start.elapsed()
+    };
+    let ((), ended) = tokio::join!(chat, ended);
+    assert_eq!(ended.as_secs(), 12 * 60 * 60);
+}
+
 #[tokio::test]
 async fn who_has_used_up_the_bytes_is_refused() {
     let server = echo().await;

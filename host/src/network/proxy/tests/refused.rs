@@ -3,15 +3,8 @@
 
 //! What may not be reached is not, by no way of asking; and the answer says why.
 
-use serde_json::Value;
-
 use super::*;
 use crate::network::policy::ALLOW_SETTING;
-
-fn json(answer: &str) -> Value {
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
-}
 
 #[tokio::test]
 async fn by_name_and_by_address_in_every_form() {

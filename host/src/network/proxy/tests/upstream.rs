@@ -7,7 +7,6 @@ use hyper_util::rt::TokioIo;
 use tower_service::Service as _;
 
 use super::*;
-use crate::network::dial::Connector;
 
 /// A proxy of a company's: knows `inside.example`, wants a password, notes the heads it gets.
 async fn company(target: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
@@ -239,4 +238,47 @@ async fn without_outside_dns_the_proxy_is_asked_soon() {
     );
     let outbound = connected.await.expect("soon").expect("by the proxy");
     assert!(outbound.forward.is_some());
+}
+
+/// Set for this program when a test starts it once more, in an environment of its own.
+const CHILD: &str = "WAGGLE_TEST_HAS_PROXY";
+
+/// The variables are a process's, so the test is a process of its own: it starts itself with `HTTPS_PROXY` set. The
+/// target is an address, so that nobody is asked for a name.
+#[tokio::test]
+async fn the_proxy_is_that_of_the_environment() {
+    let target = "192.0.2.1:443";
+    if std::env::var_os(CHILD).is_some() {
+        let policy = Policy::parse("none", target, &Packages::default()).expect("a policy");
+        let gateway = Gateway::new(policy.clone(), Dialer::system(), None, Limits::default());
+        let egress = gateway.egress("env-test".to_owned(), policy);
+        let mut stream = tunnel(&egress, target).await;
+        assert_eq!(stream.read_u8().await.expect("a byte"), b'x');
+        return;
+    }
+    let outside = server(|mut stream| async move {
+        let _ = stream.write_all(b"x").await;
+    })
+    .await;
+    let (proxy, heads) = company(outside).await;
+    let test = format!("{}::the_proxy_is_that_of_the_environment", module_path!());
+    let (_, test) = test.split_once("::").expect("a crate's module");
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
+    child
+        .args(["--exact", test])
+        .env_clear()
+        .env(CHILD, "1")
+        .env("HTTPS_PROXY", format!("http://me:secret@{proxy}"));
+    let output = tokio::task::spawn_blocking(move || child.output()).await;
+    let output = output.expect("no panic").expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+    let head = heads.lock().expect("a list").pop().expect("a request");
+    assert!(
+        head.starts_with(&format!("CONNECT {target} HTTP/1.1\r\n")),
+        "{head}"
+    );
 }
