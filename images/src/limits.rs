@@ -4,6 +4,14 @@
 //! How much an image may be, have and cost. Whoever made it may be hostile: each number here is held
 //! against what was read, not against what the image states.
 
+/// The settings that raise the ceilings, for errors. The host's flags must be the same.
+pub(crate) const SETTING_ENTRIES: &str = "WAGGLE_IMAGE_MAX_ENTRIES";
+pub(crate) const SETTING_LAYERS: &str = "WAGGLE_IMAGE_MAX_LAYERS";
+pub(crate) const SETTING_LAYER: &str = "WAGGLE_IMAGE_MAX_LAYER_MB";
+pub(crate) const SETTING_UNPACKED: &str = "WAGGLE_IMAGE_MAX_UNPACKED_MB";
+pub(crate) const SETTING_FILE: &str = "WAGGLE_IMAGE_MAX_FILE_MB";
+pub(crate) const SETTING_MEMORY: &str = "WAGGLE_IMAGE_MAX_MEMORY_MB";
+
 /// The ceilings. All are inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -3,18 +3,21 @@
 
 //! The name of an image, as people write it and as this crate compares it; and which names are permitted.
 //!
-//! The grammar and the defaults are the ecosystem's, by `oci_spec`: `python` is
+//! The grammar and the defaults are the ecosystem's, by `oci_client`: `python` is
 //! `docker.io/library/python:latest`. On top of them:
 //!
+//! - A registry may be an IPv6 address in brackets, as distribution's grammar has it.
 //! - A registry's name is compared without regard to case, since host names are.
 //! - `localhost/NAME`, the registry `localhost` without a port, is an image of this host: it is never fetched.
 //! - A reference with a tag and a digest means the digest. The tag is kept for people, and is checked by nobody.
 //! - Only sha256 is known.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use oci_spec::distribution::{ParseError, Reference as Parsed};
+use oci_client::{ParseError, Reference as Parsed};
 
 use crate::digest::{Digest, DigestError};
 
@@ -27,6 +30,8 @@ pub const LOCAL_REGISTRY: &str = "localhost";
 const LEGACY_REGISTRY: &str = "index.docker.io";
 /// Where Docker Hub keeps what has no namespace.
 const OFFICIAL: &str = "library";
+/// Stands for an address in brackets, which the parser does not know. Nobody has this name (RFC 2606).
+const STAND_IN: &str = "address.invalid";
 
 /// Text that names no image, or permits none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +76,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The registry's host, with its port if one is named. Lower case.
+    /// The registry's host, with its port if one is named. Lower case, an IPv6 address in its shortest form.
     #[must_use]
     pub fn registry(&self) -> &str {
         &self.registry
@@ -137,7 +142,11 @@ impl FromStr for Reference {
             text: text.to_owned(),
             reason: reason.to_owned(),
         };
-        let parsed = Parsed::try_from(text).map_err(|error| match error {
+        let (address, plain) = match split_address(text) {
+            Some((address, rest)) => (Some(address), Cow::Owned(format!("{STAND_IN}{rest}"))),
+            None => (None, Cow::Borrowed(text)),
+        };
+        let parsed = Parsed::try_from(&*plain).map_err(|error| match error {
             ParseError::DigestUnsupported => malformed("its digest is not of sha256"),
             ParseError::ReferenceInvalidFormat if text.chars().any(char::is_uppercase) => {
                 malformed("names are lower case, and have letters, digits and . _ - only")
@@ -148,6 +157,16 @@ impl FromStr for Reference {
         if parsed.repository().chars().any(char::is_uppercase) {
             return Err(malformed("a repository's name is lower case"));
         }
+        let registry = match address {
+            Some(address) => {
+                let port = parsed.registry().strip_prefix(STAND_IN);
+                let port = port.filter(|port| port.is_empty() || port.starts_with(':'));
+                let port =
+                    port.ok_or_else(|| malformed("an address is followed by a port or /"))?;
+                format!("[{address}]{port}")
+            }
+            None => canonical_registry(parsed.registry()),
+        };
         let digest = parsed.digest().map(Digest::from_str).transpose();
         let digest = digest.map_err(|source| ReferenceError::Digest {
             text: text.to_owned(),
@@ -155,15 +174,24 @@ impl FromStr for Reference {
         })?;
         Ok(Self {
             // A capital hides Docker Hub from the parser's own rules, so they are applied once more.
-            registry: canonical_registry(parsed.registry()),
-            repository: canonical_repository(parsed.registry(), parsed.repository()),
+            repository: canonical_repository(&registry, parsed.repository()),
+            registry,
             tag: parsed.tag().map(str::to_owned),
             digest,
         })
     }
 }
 
+/// An IPv6 address in brackets (RFC 3986, 3.2.2) at the begin of a name, and what follows it.
+fn split_address(text: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, rest) = text.strip_prefix('[')?.split_once(']')?;
+    Some((address.parse().ok()?, rest))
+}
+
 fn canonical_registry(registry: &str) -> String {
+    if let Some((address, port)) = split_address(registry) {
+        return format!("[{address}]{port}");
+    }
     let lower = registry.to_ascii_lowercase();
     if lower == LEGACY_REGISTRY {
         DEFAULT_REGISTRY.to_owned()
@@ -287,7 +315,8 @@ impl Pattern {
             return Ok(Self::All);
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@*?".contains(c);
-        if !text.chars().all(plain) {
+        let after_address = split_address(text).map_or(text, |(_, rest)| rest);
+        if !after_address.chars().all(plain) {
             return Err(broken("it has characters that no reference has"));
         }
         let (name, digest) = match text.split_once('@') {

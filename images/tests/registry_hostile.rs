@@ -3,6 +3,12 @@
 
 //! The registry client against peers that are hostile, broken or busy.
 
+#[path = "hostile/layers.rs"]
+mod layers;
+#[path = "hostile/logins.rs"]
+mod logins;
+#[path = "hostile/pushes.rs"]
+mod pushes;
 mod support;
 
 use std::time::Duration;
@@ -193,7 +199,7 @@ async fn an_index_is_held_to_what_it_says() {
 }
 
 #[tokio::test]
-async fn redirects_end_and_leave_logins_behind() {
+async fn redirects_end() {
     let liar = Liar::start(|asked: &Asked, _| {
         let next = format!("{}x", asked.line.trim_start_matches("GET "));
         Answer::Bytes(response(302, &[("Location", &next)], b""))
@@ -207,27 +213,7 @@ async fn redirects_end_and_leave_logins_behind() {
         matches!(error, RegistryError::Unexpected { .. }),
         "{error:?}"
     );
-    assert!(liar.asked().len() <= 7, "{}", liar.asked().len());
-    // Blobs are often elsewhere; the login is for the registry alone.
-    let elsewhere = Liar::start(|_, _| Answer::Bytes(response(200, &[], CONTENT))).await;
-    let target = format!("http://{}/blob?signature=hunter2", elsewhere.address);
-    let liar = Liar::start(move |asked: &Asked, _| {
-        if asked.header("authorization").is_some() {
-            Answer::Bytes(response(307, &[("Location", &target)], b""))
-        } else {
-            Answer::Bytes(response(
-                401,
-                &[("WWW-Authenticate", "Basic realm=\"x\"")],
-                b"",
-            ))
-        }
-    })
-    .await;
-    let client = logged_in(&liar);
-    assert_eq!(read(&client.1, &liar, 0).await.expect("a blob"), CONTENT);
-    let asked = elsewhere.asked();
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].header("authorization"), None);
+    assert_eq!(liar.asked().len(), 6, "the first, and five that it led to");
 }
 
 fn logged_in(liar: &Liar) -> (tempfile::TempDir, Registry) {
@@ -325,7 +311,6 @@ async fn a_registry_without_ranges_is_read_from_the_start() {
         .blob(&reference(&liar, "x:1"), &Digest::of(CONTENT), size, 20)
         .await;
     let stream = stream.expect("a blob");
-    assert!(!stream.ranged());
     let pieces: Vec<_> = stream.try_collect().await.expect("the rest");
     assert_eq!(pieces.concat(), CONTENT[20..]);
     // One that answers with another range than was asked for is not believed.
@@ -366,10 +351,7 @@ async fn silence_is_waited_for_only_so_long() {
         .manifest(&reference(&mute, "x:1"))
         .await
         .expect_err("silence");
-    assert!(
-        matches!(error, RegistryError::Unreachable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, RegistryError::Stalled { .. }), "{error:?}");
 }
 
 #[tokio::test]

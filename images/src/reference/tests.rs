@@ -38,6 +38,12 @@ fn completes_as_docker_does() {
         ("GHCR.io/acme/tool:V1", "ghcr.io/acme/tool:V1".to_owned()),
         ("localhost:5000/x/y", "localhost:5000/x/y:latest".to_owned()),
         ("127.0.0.1:5000/x", "127.0.0.1:5000/x:latest".to_owned()),
+        ("[::1]:5000/x", "[::1]:5000/x:latest".to_owned()),
+        ("[0:0::0:1]:5000/x/y:1", "[::1]:5000/x/y:1".to_owned()),
+        (
+            "[2001:DB8::A]/acme/tool",
+            "[2001:db8::a]/acme/tool:latest".to_owned(),
+        ),
         (
             "localhost/waggle-base",
             "localhost/waggle-base:latest".to_owned(),
@@ -94,7 +100,19 @@ fn an_error_names_the_text_and_valid_forms() {
         "https://ghcr.io/x",
         "a b",
         "../x",
-        "[::1]:5000/x",
+        "[::1]",
+        "[::1]:5000",
+        "[::1]:x/y",
+        "[::1]x/y",
+        "[::1].example/y",
+        "[::1]/X",
+        "[::1/x",
+        "[]/x",
+        "[::g]/x",
+        "[127.0.0.1]/x",
+        "[fe80::1%eth0]/x",
+        "x/[::1]/y",
+        "::1/x",
         "LOCALHOST/x",
         "ghcr.io/Acme/tool",
         "python\n",
@@ -179,6 +197,8 @@ fn wildcards_stay_within_their_part() {
     assert!(permits("localhost/*", "localhost/waggle-base"));
     assert!(!permits("localhost/*", "localhost:5000/waggle-base"));
     assert!(permits("LOCALHOST:5000/*", "localhost:5000/x"));
+    assert!(permits("[0::1]:5000/*", "[::1]:5000/x"));
+    assert!(!permits("[::1]:5000/*", "[::2]:5000/x") && !permits("[::1]/*", "[::1]:5000/x"));
 }
 
 #[test]
@@ -212,6 +232,11 @@ fn refuses_patterns_that_could_mean_another_registry_or_nothing() {
         "python:3@sha256:0",
         "ghcr.io//x",
         "localhost:*/x",
+        "[::1]:*/x",
+        "[::*]/x",
+        "[::1]",
+        "[::1]:5000",
+        "[::1]/[ab]",
     ] {
         // The comma in braces ends a pattern; its first half is refused as well.
         let error = AllowList::parse(pattern).expect_err(pattern);
@@ -229,6 +254,7 @@ fn host() -> impl Strategy<Value = String> {
         Just("localhost".to_owned()),
         "[a-z]{1,5}\\.(io|example)(:[1-9][0-9]{0,3})?",
         "localhost:[1-9][0-9]{0,3}",
+        "\\[[1-9a-f]{1,4}::[1-9a-f]{1,4}\\](:[1-9][0-9]{0,3})?",
     ]
 }
 

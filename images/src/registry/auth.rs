@@ -5,19 +5,23 @@
 //! specification", and RFC 7617 for registries that take the login itself).
 //!
 //! The challenge names the token service, so whoever runs a registry names who gets the login that is meant for it. That is
-//! the protocol. What is held against it: the service must be reached by TLS, unless it is on this host.
+//! the protocol. What is held against it: the service must be reached by TLS, but where registry and service are both on
+//! this host; and it gets the login itself, for it may not redirect.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use http_auth::parser::ChallengeParser;
+use oci_client::RegistryOperation;
+use oci_client::secrets::RegistryAuth;
+use oci_client::token_cache::RegistryToken;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
+use super::answer::{read_whole, send, status_error};
 use super::credentials::{Found, Login};
-use super::endpoint::{read_whole, status_error};
-use super::error::{RegistryError, of_request};
-use super::tls::is_loopback;
+use super::error::RegistryError;
+use super::grants::Granted;
+use super::redirect::{is_redirect, may_lead};
 
 /// Tokens are some kilobytes.
 const LARGEST_ANSWER: u64 = 256 << 10;
@@ -25,13 +29,6 @@ const LARGEST_ANSWER: u64 = 256 << 10;
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// How long a token is used at most: a lost permission shows by then.
 const LONGEST_LIFE: Duration = Duration::from_secs(3600);
-
-/// What somebody may do with a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Access {
-    Pull,
-    Push,
-}
 
 /// What a registry wants before it answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,36 +42,13 @@ pub(super) enum Challenge {
     },
 }
 
-/// What a request is authorized with.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Authorization {
-    Basic(String, String),
-    Bearer(String),
-}
-
-impl fmt::Debug for Authorization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Basic(name, _) => write!(f, "Basic({name:?}, …)"),
-            Self::Bearer(_) => f.write_str("Bearer(…)"),
-        }
+/// A request with what authorizes it.
+pub(super) fn authorized(request: RequestBuilder, authorization: &RegistryAuth) -> RequestBuilder {
+    match authorization {
+        RegistryAuth::Anonymous => request,
+        RegistryAuth::Basic(name, password) => request.basic_auth(name, Some(password)),
+        RegistryAuth::Bearer(token) => request.bearer_auth(token),
     }
-}
-
-impl Authorization {
-    pub(super) fn apply(&self, request: RequestBuilder) -> RequestBuilder {
-        match self {
-            Self::Basic(name, password) => request.basic_auth(name, Some(password)),
-            Self::Bearer(token) => request.bearer_auth(token),
-        }
-    }
-}
-
-/// An authorization, and until when it is good.
-#[derive(Debug, Clone)]
-pub(super) struct Granted {
-    pub(super) authorization: Authorization,
-    pub(super) until: Instant,
 }
 
 impl Challenge {
@@ -111,7 +85,7 @@ pub(super) struct Asking<'a> {
     pub(super) client: &'a Client,
     pub(super) host: &'a str,
     pub(super) repository: &'a str,
-    pub(super) access: Access,
+    pub(super) access: RegistryOperation,
     pub(super) timeout: Duration,
 }
 
@@ -124,7 +98,7 @@ impl Asking<'_> {
     ) -> Result<Granted, RegistryError> {
         match (challenge, &found.login) {
             (Challenge::Basic, Some(Login::Password(name, password))) => Ok(Granted {
-                authorization: Authorization::Basic(name.clone(), password.clone()),
+                authorization: RegistryAuth::Basic(name.clone(), password.clone()),
                 until: Instant::now() + LONGEST_LIFE,
             }),
             (Challenge::Basic, _) => Err(self.unauthorized(found)),
@@ -156,13 +130,9 @@ impl Asking<'_> {
     fn realm(&self, realm: &str) -> Result<Url, RegistryError> {
         let url = Url::parse(realm)
             .map_err(|_| self.unexpected("with a token service that is no URL"))?;
-        let private = url.scheme() == "https"
-            || url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
-        if private {
-            Ok(url)
-        } else {
-            Err(self.unexpected("with a token service that is not reached by https"))
-        }
+        may_lead(self.host, &url)
+            .map_err(|astray| self.unexpected(&format!("with a token service that is {astray}")))?;
+        Ok(url)
     }
 
     fn token_request(
@@ -172,8 +142,8 @@ impl Asking<'_> {
         login: Option<&Login>,
     ) -> RequestBuilder {
         let actions = match self.access {
-            Access::Pull => "pull",
-            Access::Push => "pull,push",
+            RegistryOperation::Pull => "pull",
+            RegistryOperation::Push => "pull,push",
         };
         let scope = format!("repository:{}:{actions}", self.repository);
         if let Some(Login::Identity(token)) = login {
@@ -207,12 +177,14 @@ impl Asking<'_> {
         found: &Found,
     ) -> Result<Granted, RegistryError> {
         const WHAT: &str = "a token";
-        let response = request.send().await;
-        let response = response.map_err(|error| of_request(self.host, WHAT, error))?;
+        let response = send(self.host, WHAT, request, self.timeout).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return Err(self.unauthorized(found));
+            }
+            status if is_redirect(status) => {
+                return Err(self.unexpected("with a token service that redirects"));
             }
             _ => return Err(status_error(self.host, self.repository, &response)),
         }
@@ -220,7 +192,7 @@ impl Asking<'_> {
         // What the parser says may quote the token.
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|_| self.unexpected("with something else than a token"))?;
-        let token = answer.token.or(answer.access_token).unwrap_or_default();
+        let token = answer.token.token();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(self.unexpected("with something else than a token"));
         }
@@ -229,7 +201,7 @@ impl Asking<'_> {
             .map_or(DEFAULT_LIFE, Duration::from_secs)
             .min(LONGEST_LIFE);
         Ok(Granted {
-            authorization: Authorization::Bearer(token),
+            authorization: RegistryAuth::Bearer(token.to_owned()),
             until: Instant::now() + life,
         })
     }
@@ -238,8 +210,8 @@ impl Asking<'_> {
 /// A token service's answer. It names the token by one of two names, or by both.
 #[derive(serde::Deserialize)]
 struct Answer {
-    token: Option<String>,
-    access_token: Option<String>,
+    #[serde(flatten)]
+    token: RegistryToken,
     expires_in: Option<u64>,
 }
 
@@ -279,30 +251,56 @@ mod tests {
             client: &client,
             host: "r.example",
             repository: "acme/tool",
-            access: Access::Pull,
+            access: RegistryOperation::Pull,
             timeout: Duration::from_secs(1),
         };
-        for good in ["https://auth.example/token", "http://127.0.0.1:5001/token"] {
-            assert!(asking.realm(good).is_ok(), "{good}");
+        let local = Asking {
+            host: "127.0.0.1:5000",
+            ..asking
+        };
+        let there = "https://auth.example/token";
+        let here = ["http://127.0.0.1:5001/token", "https://localhost/token"];
+        assert!(asking.realm(there).is_ok() && local.realm(there).is_ok());
+        for here in here {
+            assert!(local.realm(here).is_ok(), "{here}");
+            // Another machine names no service of this one.
+            assert!(asking.realm(here).is_err(), "{here}");
         }
         for bad in [
             "http://auth.example/token",
+            "http://0.0.0.0/token",
+            "https://a:b@auth.example/token",
             "file:///etc/passwd",
             "/token",
             "",
         ] {
-            let error = asking.realm(bad);
-            assert!(
-                matches!(error, Err(RegistryError::Unexpected { .. })),
-                "{bad}"
-            );
+            for asking in [&asking, &local] {
+                let error = asking.realm(bad);
+                assert!(
+                    matches!(error, Err(RegistryError::Unexpected { .. })),
+                    "{bad}"
+                );
+            }
         }
     }
 
     #[test]
+    fn a_token_has_one_of_two_names() {
+        for text in [
+            r#"{"token":"x"}"#,
+            r#"{"access_token":"x","token":null,"expires_in":5}"#,
+            r#"{"token":"x","access_token":"y","issued_at":"now"}"#,
+        ] {
+            let answer: Answer = serde_json::from_str(text).expect("an answer");
+            assert_eq!(answer.token.token(), "x", "{text}");
+        }
+        assert!(serde_json::from_str::<Answer>("{}").is_err());
+    }
+
+    #[test]
     fn debug_shows_no_secret() {
-        let basic = Authorization::Basic("bee".to_owned(), "hunter2".to_owned());
-        let bearer = Authorization::Bearer("hunter2".to_owned());
+        let basic = RegistryAuth::Basic("bee".to_owned(), "hunter2".to_owned());
+        let bearer = RegistryAuth::Bearer("hunter2".to_owned());
         let login = Login::Identity("hunter2".to_owned());
         let shown = format!("{basic:?} {bearer:?} {login:?}");
         assert!(

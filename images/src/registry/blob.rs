@@ -17,11 +17,11 @@ use futures_util::stream::{BoxStream, StreamExt, try_unfold};
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Method, Response, StatusCode};
 
-use super::auth::Access;
 use super::endpoint::Ask;
 use super::error::{RegistryError, chain, of_request};
 use super::{Place, Registry, Timeouts};
 use crate::digest::Digest;
+use crate::limits::SETTING_LAYER;
 use crate::reference::Reference;
 
 /// After so many bytes a place has earned its attempts anew.
@@ -30,16 +30,6 @@ const PROGRESS: u64 = 1 << 20;
 /// The bytes of a blob from an offset on. Ends after the stated size, or with an error.
 pub struct BlobStream {
     bytes: BoxStream<'static, Result<Bytes, RegistryError>>,
-    ranged: bool,
-}
-
-impl BlobStream {
-    /// Whether the registry began at the offset. If not, what is before it was fetched as well, and left out here: the
-    /// stream begins at the offset either way.
-    #[must_use]
-    pub fn ranged(&self) -> bool {
-        self.ranged
-    }
 }
 
 impl Stream for BlobStream {
@@ -52,9 +42,7 @@ impl Stream for BlobStream {
 
 impl std::fmt::Debug for BlobStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobStream")
-            .field("ranged", &self.ranged)
-            .finish_non_exhaustive()
+        f.debug_struct("BlobStream").finish_non_exhaustive()
     }
 }
 
@@ -75,7 +63,12 @@ impl Registry {
         let what = format!("{digest} of {}", reference.name());
         let host = reference.registry().to_owned();
         if size > limit {
-            return Err(RegistryError::TooLarge { host, what, limit });
+            return Err(RegistryError::TooLarge {
+                host,
+                what,
+                limit,
+                setting: Some(SETTING_LAYER),
+            });
         }
         if from > size {
             return Err(RegistryError::SizeMismatch {
@@ -86,7 +79,7 @@ impl Registry {
             });
         }
         let mut source = Source {
-            places: self.places(reference)?,
+            places: self.places(reference).await?,
             place: 0,
             path: format!("blobs/{digest}"),
             what,
@@ -97,14 +90,13 @@ impl Registry {
             earned: from,
         };
         // Here, so that what is not there is told before anybody waits for bytes.
-        let ranged = source.ensure_open().await?;
+        source.ensure_open().await?;
         let bytes = try_unfold(source, async |mut source| {
             let next = source.next().await?;
             Ok(next.map(|bytes| (bytes, source)))
         });
         Ok(BlobStream {
             bytes: bytes.boxed(),
-            ranged,
         })
     }
 }
@@ -131,7 +123,6 @@ struct Open {
     skip: u64,
     waited: Duration,
     got: u64,
-    ranged: bool,
 }
 
 impl Source {
@@ -150,20 +141,15 @@ impl Source {
         Ok(None)
     }
 
-    /// Asks until somebody answers. Says whether from the right byte on.
-    async fn ensure_open(&mut self) -> Result<bool, RegistryError> {
-        loop {
-            if let Some(open) = &self.open {
-                return Ok(open.ranged);
-            }
-            if self.at == self.size {
-                return Ok(true);
-            }
+    /// Asks until somebody answers.
+    async fn ensure_open(&mut self) -> Result<(), RegistryError> {
+        while self.open.is_none() && self.at < self.size {
             match self.ask().await {
                 Ok(open) => self.open = Some(open),
                 Err(error) => self.recover(error).await?,
             }
         }
+        Ok(())
     }
 
     /// Waits for the next attempt, or goes to the next place, or gives up.
@@ -195,19 +181,15 @@ impl Source {
         // `recover` stays within the list.
         let place = place.ok_or_else(|| self.wrong("", "nothing".to_owned()))?;
         let ask = Ask {
-            method: Method::GET,
-            repository: &place.repository,
-            path: &self.path,
-            accept: None,
             from: (self.at > 0).then_some(self.at),
-            access: Access::Pull,
-            what: &self.what,
+            ..Ask::new(Method::GET, &place.repository, &self.path, &self.what)
         };
         let response = place.endpoint.send(&ask).await?;
         let host = &place.endpoint.name;
-        let (begins, ranged) = match response.status() {
-            StatusCode::PARTIAL_CONTENT => (self.range_begin(host, &response)?, true),
-            StatusCode::OK => (0, self.at == 0),
+        let begins = match response.status() {
+            StatusCode::PARTIAL_CONTENT => self.range_begin(host, &response)?,
+            // One that knows no ranges begins at the start.
+            StatusCode::OK => 0,
             status => return Err(self.wrong(host, format!("with HTTP status {status}"))),
         };
         let expected = self.size - begins;
@@ -227,7 +209,6 @@ impl Source {
             skip: self.at - begins,
             waited: Duration::ZERO,
             got: 0,
-            ranged,
         })
     }
 

@@ -55,8 +55,12 @@ impl CredentialSources {
     /// the containers tools' files, then docker's.
     #[must_use]
     pub fn of_user() -> Self {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let path = |name| var(name).map(PathBuf::from);
+        Self::of_environment(|name| std::env::var_os(name))
+    }
+
+    fn of_environment(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name| var(name).filter(|value| !value.is_empty());
+        let path = |name| set(name).map(PathBuf::from);
         let home = path("HOME");
         let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
         let files = [

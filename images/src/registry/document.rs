@@ -5,7 +5,8 @@
 //!
 //! The types of the documents are `oci_spec`'s, which Docker's schema 2 fits as well. What leaves here is narrower:
 //! sha256 digests, sizes within the limits, layers that are in the registry. A document that can be read as an image and
-//! as an index is neither: two tools would see two different things in it.
+//! as an index is neither: two tools would see two different things in it. Of an index only what is picked is held to that:
+//! what it has for others may be of their time.
 
 use std::fmt;
 
@@ -14,19 +15,20 @@ use oci_spec::image as spec;
 use serde::de::IgnoredAny;
 
 use super::error::{RegistryError, said};
+use crate::config::host_architecture;
 use crate::digest::{Digest, DigestError};
-use crate::limits::Limits;
+use crate::limits::{Limits, SETTING_LAYER};
 
 /// Media types of manifests (image-spec "media-types.md", and distribution's "manifest-v2-2").
 pub mod media {
     /// An OCI index of images.
-    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    pub const OCI_INDEX: &str = oci_client::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE;
     /// An OCI image.
-    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    pub const OCI_MANIFEST: &str = oci_client::manifest::OCI_IMAGE_MEDIA_TYPE;
     /// Docker's index.
-    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    pub const DOCKER_LIST: &str = oci_client::manifest::IMAGE_MANIFEST_LIST_MEDIA_TYPE;
     /// Docker's image.
-    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    pub const DOCKER_MANIFEST: &str = oci_client::manifest::IMAGE_MANIFEST_MEDIA_TYPE;
     /// What its first form begins with.
     pub(super) const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
 }
@@ -48,12 +50,7 @@ impl Platform {
     pub fn host() -> Self {
         Self {
             os: "linux".to_owned(),
-            architecture: match std::env::consts::ARCH {
-                "x86_64" => "amd64",
-                "aarch64" => "arm64",
-                other => other,
-            }
-            .to_owned(),
+            architecture: host_architecture().to_owned(),
             variant: String::new(),
         }
     }
@@ -104,6 +101,15 @@ pub struct ImageManifest {
     pub layers: Vec<Descriptor>,
 }
 
+/// The images of an index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Those that can be used, in its order.
+    pub images: Vec<IndexEntry>,
+    /// What the others are for, and what is wrong with each one's digest.
+    others: Vec<(Option<Platform>, DigestError)>,
+}
+
 /// One image of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexEntry {
@@ -119,32 +125,37 @@ pub enum Manifest {
     /// Of one image.
     Image(ImageManifest),
     /// Of several, for different platforms.
-    Index(Vec<IndexEntry>),
+    Index(Index),
 }
 
 /// The image for a platform: the first that matches it. One that says nothing of its platform is taken if it is the only
 /// one. Layouts that tools write have such.
 ///
 /// # Errors
-/// [`RegistryError::NoPlatform`] with those that there are.
+/// [`RegistryError::NoPlatform`] with those that there are, [`RegistryError::Digest`] if the only one has a digest that is
+/// not supported.
 pub fn pick<'a>(
     what: &str,
-    entries: &'a [IndexEntry],
+    index: &'a Index,
     platform: &Platform,
 ) -> Result<&'a IndexEntry, RegistryError> {
-    let matching = entries.iter().find(|entry| {
-        let other = entry.platform.as_ref();
-        other.is_some_and(|other| platform.runs(other))
-    });
-    if let Some(entry) = matching {
+    let alone = index.images.len() + index.others.len() == 1;
+    let fits = |stated: &Option<Platform>| match stated {
+        Some(stated) => platform.runs(stated),
+        None => alone,
+    };
+    if let Some(entry) = index.images.iter().find(|entry| fits(&entry.platform)) {
         return Ok(entry);
     }
-    match entries {
-        [only] if only.platform.is_none() => Ok(only),
-        _ => Err(RegistryError::NoPlatform {
+    match index.others.iter().find(|(stated, _)| fits(stated)) {
+        Some((_, source)) => Err(RegistryError::Digest {
+            what: what.to_owned(),
+            source: source.clone(),
+        }),
+        None => Err(RegistryError::NoPlatform {
             what: what.to_owned(),
             wanted: platform.to_string(),
-            available: offered(entries),
+            available: offered(&index.images),
         }),
     }
 }
@@ -187,7 +198,7 @@ impl Manifest {
             }
             Kind::Index => {
                 let index = serde_json::from_slice(bytes).map_err(malformed)?;
-                read_index(what, &index).map(Self::Index)
+                Ok(Self::Index(read_index(&index)))
             }
         }
     }
@@ -282,21 +293,27 @@ fn read_image(
             limit: limits.layers,
         });
     }
-    let bounded = |descriptor, limit, name: &str| {
-        let descriptor = read_descriptor(what, descriptor)?;
+    let bounded = |descriptor, limit, name: &str, setting| {
+        let descriptor = read_descriptor(descriptor).map_err(|source| RegistryError::Digest {
+            what: what.to_owned(),
+            source,
+        })?;
         if descriptor.size > limit {
             return Err(RegistryError::TooLarge {
                 host: what.to_owned(),
                 what: format!("{name} {}", descriptor.digest),
                 limit,
+                setting,
             });
         }
         Ok(descriptor)
     };
-    let config = bounded(manifest.config(), limits.config_bytes, "the configuration")?;
+    let config = manifest.config();
+    let config = bounded(config, limits.config_bytes, "the configuration", None)?;
     let mut read = Vec::with_capacity(layers.len());
     for layer in layers {
-        let descriptor = bounded(layer, limits.blob_bytes, "the layer")?;
+        let setting = Some(SETTING_LAYER);
+        let descriptor = bounded(layer, limits.blob_bytes, "the layer", setting)?;
         let vendors = layer.urls().as_ref().is_some_and(|urls| !urls.is_empty());
         let media_type = &descriptor.media_type;
         if vendors || media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
@@ -314,31 +331,29 @@ fn read_image(
     })
 }
 
-fn read_index(what: &str, index: &spec::ImageIndex) -> Result<Vec<IndexEntry>, RegistryError> {
-    let entries = index.manifests().iter();
-    let each = entries.map(|entry| {
+fn read_index(index: &spec::ImageIndex) -> Index {
+    let mut read = Index::default();
+    for entry in index.manifests() {
         let platform = entry.platform().as_ref().map(|platform| Platform {
             os: platform.os().to_string(),
             architecture: platform.architecture().to_string(),
             variant: platform.variant().clone().unwrap_or_default(),
         });
-        Ok(IndexEntry {
-            descriptor: read_descriptor(what, entry)?,
-            platform,
-        })
-    });
-    each.collect()
+        match read_descriptor(entry) {
+            Ok(descriptor) => read.images.push(IndexEntry {
+                descriptor,
+                platform,
+            }),
+            Err(wrong) => read.others.push((platform, wrong)),
+        }
+    }
+    read
 }
 
-fn read_descriptor(what: &str, descriptor: &spec::Descriptor) -> Result<Descriptor, RegistryError> {
-    let digest = descriptor.digest().to_string();
-    let digest = digest.parse();
+fn read_descriptor(descriptor: &spec::Descriptor) -> Result<Descriptor, DigestError> {
     Ok(Descriptor {
         media_type: descriptor.media_type().to_string(),
-        digest: digest.map_err(|source: DigestError| RegistryError::Digest {
-            what: what.to_owned(),
-            source,
-        })?,
+        digest: descriptor.digest().to_string().parse()?,
         size: descriptor.size(),
     })
 }

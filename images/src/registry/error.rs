@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::digest::{Digest, DigestError};
+use crate::limits::SETTING_LAYERS;
 
 /// Why an image was not fetched or pushed.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +137,10 @@ pub enum RegistryError {
         waited: Duration,
     },
     /// More than this host takes.
-    #[error("{what} of {host} is larger than {limit} bytes, the most that is taken")]
+    #[error(
+        "{what} of {host} is larger than {limit} bytes, the most that is taken{}",
+        setting.map(|setting| format!(": raise {setting} to allow it")).unwrap_or_default()
+    )]
     TooLarge {
         /// The registry.
         host: String,
@@ -144,6 +148,8 @@ pub enum RegistryError {
         what: String,
         /// The ceiling, in bytes.
         limit: u64,
+        /// The setting that raises it, if one does.
+        setting: Option<&'static str>,
     },
     /// Not the content that was named.
     #[error(
@@ -209,7 +215,9 @@ pub enum RegistryError {
         source: DigestError,
     },
     /// More layers than are taken.
-    #[error("{what} has {layers} layers, more than {limit}: build it with fewer")]
+    #[error(
+        "{what} has {layers} layers, more than {limit}: build it with fewer, or raise {SETTING_LAYERS} to allow it"
+    )]
     TooManyLayers {
         /// What was fetched.
         what: String,
@@ -318,13 +326,6 @@ pub(super) fn of_request(host: &str, what: &str, error: reqwest::Error) -> Regis
     let host = host.to_owned();
     if tls_cause(&error).is_some() {
         return RegistryError::Tls { host, detail };
-    }
-    if error.is_redirect() {
-        return RegistryError::Unexpected {
-            host,
-            what: what.to_owned(),
-            detail: format!("with redirects that are not followed ({detail})"),
-        };
     }
     if error.is_connect() || error.is_timeout() {
         return RegistryError::Unreachable { host, detail };

@@ -6,9 +6,9 @@
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 
-use super::auth::Access;
+use super::answer::read_whole;
 use super::document::{Descriptor, ImageManifest, Manifest, Platform, pick};
-use super::endpoint::{Ask, read_whole};
+use super::endpoint::Ask;
 use super::error::RegistryError;
 use super::{Fetched, Place, Registry};
 use crate::digest::Digest;
@@ -44,7 +44,7 @@ impl Registry {
     /// # Errors
     /// The registry's own answer, if no mirror has it.
     pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
-        let places = self.places(reference)?;
+        let places = self.places(reference).await?;
         let last = places.len().saturating_sub(1);
         let mut outcome = Err(RegistryError::NotFound {
             host: reference.registry().to_owned(),
@@ -79,14 +79,10 @@ impl Registry {
     ) -> Result<Fetched, RegistryError> {
         let what = reference.to_string();
         let endpoint = &place.endpoint;
+        let path = format!("manifests/{}", reference.target());
         let ask = Ask {
-            method: Method::GET,
-            repository: &place.repository,
-            path: &format!("manifests/{}", reference.target()),
             accept: Some(ACCEPT),
-            from: None,
-            access: Access::Pull,
-            what: &what,
+            ..Ask::new(Method::GET, &place.repository, &path, &what)
         };
         let response = endpoint.send(&ask).await?;
         let header = |name: &str| {
@@ -160,7 +156,7 @@ impl Registry {
         let limits = &self.inner.options.limits;
         let what = reference.to_string();
         let top = self.manifest(reference).await?;
-        let entries = match Manifest::read(&what, &top.bytes, &top.media_type, limits)? {
+        let index = match Manifest::read(&what, &top.bytes, &top.media_type, limits)? {
             Manifest::Image(image) => {
                 return Ok(Resolved {
                     top,
@@ -168,9 +164,9 @@ impl Registry {
                     image,
                 });
             }
-            Manifest::Index(entries) => entries,
+            Manifest::Index(index) => index,
         };
-        let entry = pick(&what, &entries, platform)?;
+        let entry = pick(&what, &index, platform)?;
         let chosen = self.manifest_of(reference, &entry.descriptor).await?;
         match Manifest::read(&what, &chosen.bytes, &chosen.media_type, limits)? {
             Manifest::Image(image) => Ok(Resolved {

@@ -114,7 +114,7 @@ mod tests {
     fn reads_mirrors_in_order() {
         let mirrors = Mirror::parse_list(
             "docker.io=mirror.example/hub, index.docker.io=https://second.example:8443/a/b/ ,\
-             ghcr.io=http://127.0.0.1:5000,",
+             ghcr.io=http://127.0.0.1:5000,quay.io=http://[::1]:5000/q",
         );
         let of = |registry: &str, host: &str, prefix: &str| Mirror {
             registry: registry.to_owned(),
@@ -127,6 +127,7 @@ mod tests {
                 of("docker.io", "mirror.example", "hub"),
                 of("docker.io", "second.example:8443", "a/b"),
                 of("ghcr.io", "127.0.0.1:5000", ""),
+                of("quay.io", "[::1]:5000", "q"),
             ])
         );
         assert_eq!(Mirror::parse_list(" , "), Ok(Vec::new()));

@@ -14,35 +14,41 @@
 //!
 //! It owns connections, logins, tokens and retries; it keeps nothing on the disk. Invariants:
 //!
-//! - Every body of a pull is read up to a stated number of bytes and within a stated time, error bodies not at all. (The
-//!   general OCI client reads manifests, tokens and errors whole, so only pushes are its own.)
+//! - Every body is read up to a stated number of bytes and within a stated time. (The general OCI client reads manifests,
+//!   tokens and errors whole, and follows redirects and upload places anywhere, so the requests are ours. What it knows of
+//!   the protocol is used: references, logins, tokens, errors, media types.)
 //! - A manifest that is returned has the digest that it is returned with, and the one that was asked for.
 //! - Logins go to the registry that they are for and to the token service that it names, never over plain HTTP to
-//!   another machine, and not along redirects to other hosts.
-//! - Plain HTTP is for registries on loopback addresses, where there is no TLS.
+//!   another machine, and not along redirects to other places.
+//! - Plain HTTP is for registries on loopback addresses, where there is no TLS, and goes by no proxy.
+//! - Callers choose names. What is kept for a name is bounded.
 
+mod answer;
 mod auth;
 mod blob;
 mod credentials;
 mod document;
 mod endpoint;
 mod error;
+mod grants;
 mod manifest;
 mod mirrors;
+mod places;
 mod push;
+mod recent;
+mod redirect;
 mod retry;
 mod tls;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use blob::BlobStream;
 pub use credentials::CredentialSources;
-pub use document::{Descriptor, ImageManifest, IndexEntry, Manifest, Platform, media, pick};
+pub use document::{Descriptor, ImageManifest, Index, IndexEntry, Manifest, Platform, media, pick};
 pub use error::RegistryError;
 pub use manifest::Resolved;
 pub use mirrors::{Mirror, MirrorError};
@@ -50,10 +56,15 @@ pub use push::{Content, Push};
 pub use retry::Retries;
 
 use endpoint::Endpoint;
+use places::Place;
+use recent::Recent;
 
 use crate::digest::Digest;
 use crate::limits::Limits;
-use crate::reference::{DEFAULT_REGISTRY, Reference};
+use crate::reference::DEFAULT_REGISTRY;
+
+/// Hosts whose connections and tokens are kept: more than anybody pulls from at a time.
+const MOST_ENDPOINTS: usize = 64;
 
 /// What a [`Registry`] is made with. The default is what the user's other tools do, and no mirror.
 #[derive(Debug, Clone)]
@@ -143,15 +154,7 @@ pub struct Registry {
 struct Inner {
     options: RegistryOptions,
     /// By host.
-    endpoints: Mutex<HashMap<String, Arc<Endpoint>>>,
-}
-
-/// One place to ask for a repository.
-#[derive(Debug, Clone)]
-struct Place {
-    endpoint: Arc<Endpoint>,
-    repository: String,
-    retries: Retries,
+    endpoints: Mutex<Recent<Arc<Endpoint>>>,
 }
 
 impl Registry {
@@ -166,64 +169,9 @@ impl Registry {
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
-                endpoints: Mutex::default(),
+                endpoints: Mutex::new(Recent::new(MOST_ENDPOINTS)),
             }),
         })
-    }
-
-    /// Where to ask for this image, in order: the registry itself is last.
-    fn places(&self, reference: &Reference) -> Result<Vec<Place>, RegistryError> {
-        if reference.is_local() {
-            return Err(RegistryError::LocalOnly {
-                reference: reference.to_string(),
-            });
-        }
-        let options = &self.inner.options;
-        let mut places = Vec::new();
-        let mirrors = options.mirrors.iter();
-        for mirror in mirrors.filter(|mirror| mirror.registry == reference.registry()) {
-            // The registry is there if the mirror is not, so no long wait for that.
-            let attempts = options.retries.attempts.min(2);
-            match self.endpoint(&mirror.host) {
-                Ok(endpoint) => places.push(Place {
-                    endpoint,
-                    repository: mirror.repository(reference),
-                    retries: Retries {
-                        attempts,
-                        ..options.retries.clone()
-                    },
-                }),
-                Err(error) => tracing::warn!(mirror = mirror.host, %error, "a mirror is left out"),
-            }
-        }
-        places.push(self.home(reference)?);
-        Ok(places)
-    }
-
-    /// The registry itself.
-    fn home(&self, reference: &Reference) -> Result<Place, RegistryError> {
-        if reference.is_local() {
-            return Err(RegistryError::LocalOnly {
-                reference: reference.to_string(),
-            });
-        }
-        Ok(Place {
-            endpoint: self.endpoint(reference.registry())?,
-            repository: reference.repository().to_owned(),
-            retries: self.inner.options.retries.clone(),
-        })
-    }
-
-    fn endpoint(&self, host: &str) -> Result<Arc<Endpoint>, RegistryError> {
-        // A panic elsewhere leaves the map whole: entries are added in one step.
-        let endpoints = &self.inner.endpoints;
-        let mut endpoints = endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = endpoints.get(host) {
-            return Ok(Arc::clone(endpoint));
-        }
-        let endpoint = Arc::new(Endpoint::new(host, &self.inner.options)?);
-        endpoints.insert(host.to_owned(), Arc::clone(&endpoint));
-        Ok(endpoint)
     }
 }
 

@@ -13,8 +13,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use oci_client::client::{Certificate, CertificateEncoding};
-
 use super::error::RegistryError;
 
 /// Certificates are some kilobytes; a bundle of all public authorities is a quarter of a megabyte.
@@ -119,16 +117,6 @@ pub(super) fn for_requests(roots: &[Vec<u8>]) -> Result<Vec<reqwest::Certificate
     let each = roots.iter();
     each.map(|pem| reqwest::Certificate::from_pem(pem))
         .collect()
-}
-
-/// For the pushing client.
-pub(super) fn for_push(roots: &[Vec<u8>]) -> Vec<Certificate> {
-    let each = roots.iter().cloned();
-    each.map(|data| Certificate {
-        encoding: CertificateEncoding::Pem,
-        data,
-    })
-    .collect()
 }
 
 #[cfg(test)]

@@ -230,8 +230,9 @@ fn start_at(dir: &Path, address: &str, variant: Variant, realm: Option<&str>) ->
     None
 }
 
-/// An authority, and a certificate of it for loopback. Returns the authority's certificate, alone in its folder.
-fn certify(dir: &Path) -> PathBuf {
+/// An authority, and a certificate of it for this host (`server.crt`, `server.key`). Returns the authority's certificate,
+/// alone in its folder.
+pub(crate) fn certify(dir: &Path) -> PathBuf {
     let certs = dir.join("certs");
     fs::create_dir(&certs).expect("a folder");
     let ca = certs.join("ca.crt");
@@ -251,7 +252,7 @@ fn certify(dir: &Path) -> PathBuf {
     arguments.extend(key);
     arguments.extend(["-keyout", "server.key", "-out", "server.csr"]);
     run(dir, "openssl", &arguments);
-    let names = "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n";
+    let names = "subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost\nbasicConstraints=CA:FALSE\n";
     fs::write(dir.join("names"), names).expect("a file");
     let arguments = [
         "x509",

@@ -67,6 +67,46 @@ fn plain(name: &str) -> Value {
     json!({ "username": name, "password": SECRET })
 }
 
+/// The files that such an environment names, in order.
+fn files_of(variables: &[(&str, &str)]) -> Vec<String> {
+    let sources = CredentialSources::of_environment(|name| {
+        let mut all = variables.iter();
+        let found = all.find(|(other, _)| *other == name);
+        found.map(|(_, value)| value.into())
+    });
+    let files = sources.files.iter();
+    files.map(|file| file.display().to_string()).collect()
+}
+
+#[test]
+fn the_environment_names_the_files() {
+    let home = ("HOME", "/home/bee");
+    let plain = [
+        "/home/bee/.config/containers/auth.json",
+        "/home/bee/.docker/config.json",
+    ];
+    assert_eq!(files_of(&[home]), plain);
+    // An empty variable is none.
+    let empty = ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR"].map(|name| (name, ""));
+    assert_eq!(files_of(&[&[home][..], &empty].concat()), plain);
+    let all = [
+        home,
+        ("XDG_CONFIG_HOME", "/conf"),
+        ("XDG_RUNTIME_DIR", "/run/user/7"),
+        ("DOCKER_CONFIG", "/docker"),
+        ("REGISTRY_AUTH_FILE", "/auth"),
+    ];
+    let named = [
+        "/auth",
+        "/docker/config.json",
+        "/run/user/7/containers/auth.json",
+        "/conf/containers/auth.json",
+    ];
+    assert_eq!(files_of(&all), named, "and no other of docker's");
+    assert_eq!(files_of(&[]), [""; 0]);
+    assert_eq!(files_of(&[("XDG_CONFIG_HOME", "/conf")]), [named[3]]);
+}
+
 #[tokio::test]
 async fn finds_what_tools_write() {
     let scene = Scene::new(&[&json!({ "auths": {

@@ -37,6 +37,13 @@ fn entry(platform: Option<(&str, &str, &str)>, name: &str) -> IndexEntry {
     }
 }
 
+fn index(images: impl IntoIterator<Item = IndexEntry>) -> Index {
+    Index {
+        images: images.into_iter().collect(),
+        ..Index::default()
+    }
+}
+
 fn amd64() -> Platform {
     Platform {
         os: "linux".to_owned(),
@@ -141,29 +148,43 @@ fn what_is_above_the_limits_is_refused() {
         layers: 1,
         ..Limits::default()
     };
+    let error = read(&few).expect_err("two layers");
     assert!(matches!(
-        read(&few),
-        Err(RegistryError::TooManyLayers {
+        error,
+        RegistryError::TooManyLayers {
             layers: 2,
             limit: 1,
             ..
-        })
+        }
     ));
+    assert!(
+        error.to_string().contains("raise WAGGLE_IMAGE_MAX_LAYERS"),
+        "{error}"
+    );
     let small = Limits {
         blob_bytes: 1,
         ..Limits::default()
     };
-    assert!(matches!(
-        read(&small),
-        Err(RegistryError::TooLarge { limit: 1, .. })
-    ));
+    let error = read(&small).expect_err("a larger layer");
+    assert!(matches!(error, RegistryError::TooLarge { limit: 1, .. }));
+    assert!(
+        error
+            .to_string()
+            .contains("raise WAGGLE_IMAGE_MAX_LAYER_MB"),
+        "{error}"
+    );
     let config = Limits {
         config_bytes: 5,
         ..Limits::default()
     };
+    // No setting raises this one, so none is named.
     assert!(matches!(
         read(&config),
-        Err(RegistryError::TooLarge { limit: 5, .. })
+        Err(RegistryError::TooLarge {
+            limit: 5,
+            setting: None,
+            ..
+        })
     ));
     let exact = Limits {
         layers: 2,
@@ -210,6 +231,7 @@ fn an_index_gives_the_first_that_runs_here() {
         entry(Some(("linux", "amd64", "")), "plain"),
         entry(Some(("unknown", "unknown", "")), "attestation"),
     ];
+    let entries = index(entries);
     let picked = pick("x", &entries, &amd64()).expect("an image");
     assert_eq!(picked.descriptor.digest, Digest::of(b"old"));
     let arm = Platform {
@@ -228,24 +250,66 @@ fn an_index_without_ours_says_what_it_has() {
         entry(Some(("unknown", "unknown", "")), "attestation"),
         entry(None, "nameless"),
     ];
-    let error = pick("r.example/x:1", &entries, &amd64()).expect_err("nothing for amd64");
+    let error = pick("r.example/x:1", &index(entries), &amd64()).expect_err("nothing for amd64");
     assert_eq!(
         error.to_string(),
         "r.example/x:1 has no image for linux/amd64, only for: linux/arm64/v8, linux/amd64/v3; \
          build it for linux/amd64"
     );
-    let none = pick("x", &[], &amd64()).expect_err("nothing at all");
+    let none = pick("x", &Index::default(), &amd64()).expect_err("nothing at all");
     assert!(none.to_string().contains("only for: nothing"), "{none}");
 }
 
 #[test]
 fn the_only_image_needs_no_platform() {
-    let only = [entry(None, "only")];
+    let only = index([entry(None, "only")]);
     let picked = pick("x", &only, &amd64()).expect("an image");
     assert_eq!(picked.descriptor.digest, Digest::of(b"only"));
-    let index = json!({ "schemaVersion": 2, "manifests": [blob("m")] });
-    let Ok(Manifest::Index(entries)) = read(&index, media::DOCKER_LIST) else {
+    let document = json!({ "schemaVersion": 2, "manifests": [blob("m")] });
+    let Ok(Manifest::Index(read)) = read(&document, media::DOCKER_LIST) else {
         panic!("no index");
     };
-    assert!(entries[0].platform.is_none());
+    assert!(read.images[0].platform.is_none());
+}
+
+#[test]
+fn another_algorithm_concerns_only_who_picks_it() {
+    let platform = |architecture| json!({ "os": "linux", "architecture": architecture });
+    let mut ours = blob("ours");
+    ours["platform"] = platform("amd64");
+    let mut other = blob("other");
+    other["digest"] = json!(format!("sha512:{}", "0".repeat(128)));
+    other["platform"] = platform("arm64");
+    let document = json!({ "schemaVersion": 2, "manifests": [other, ours] });
+    let Ok(Manifest::Index(index)) = read(&document, media::OCI_INDEX) else {
+        panic!("no index");
+    };
+    let picked = pick("x", &index, &amd64()).expect("an image");
+    assert_eq!(picked.descriptor.digest, Digest::of(b"ours"));
+    let on = |architecture: &str| Platform {
+        architecture: architecture.to_owned(),
+        ..amd64()
+    };
+    let error = pick("x", &index, &on("arm64"));
+    assert!(
+        matches!(error, Err(RegistryError::Digest { .. })),
+        "{error:?}"
+    );
+    let error = pick("x", &index, &on("s390x"));
+    assert!(
+        matches!(error, Err(RegistryError::NoPlatform { .. })),
+        "{error:?}"
+    );
+    // The only image, and of no stated platform.
+    let mut alone = document["manifests"][0].clone();
+    alone["platform"] = Value::Null;
+    let document = json!({ "schemaVersion": 2, "manifests": [alone] });
+    let Ok(Manifest::Index(index)) = read(&document, media::OCI_INDEX) else {
+        panic!("no index");
+    };
+    let error = pick("x", &index, &amd64());
+    assert!(
+        matches!(error, Err(RegistryError::Digest { .. })),
+        "{error:?}"
+    );
 }
