@@ -136,7 +136,10 @@ impl ImageSettings {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory as _, Parser as _};
+    use waggle_images::{layer::LayerError, root::RootError, store::StoreError};
 
     use super::*;
 
@@ -164,17 +167,70 @@ mod tests {
 
     #[test]
     fn ceilings_are_chosen_one_by_one() {
-        let chosen = options(&["--image-max-entries", "5", "--image-max-unpacked-mb", "7"]);
-        let expected = Limits {
-            entries: 5,
-            unpacked_bytes: 7 << 20,
-            ..Limits::default()
-        };
-        assert_eq!(chosen.limits, expected);
+        type Set = fn(&mut Limits);
+        let flags: [(&str, Set); 6] = [
+            ("--image-max-entries", |limits| limits.entries = 7),
+            ("--image-max-layers", |limits| limits.layers = 7),
+            ("--image-max-layer-mb", |limits| limits.blob_bytes = 7 << 20),
+            ("--image-max-unpacked-mb", |limits| {
+                limits.unpacked_bytes = 7 << 20;
+            }),
+            ("--image-max-file-mb", |limits| limits.file_bytes = 7 << 20),
+            ("--image-max-memory-mb", |limits| {
+                limits.memory_bytes = 7 << 20;
+            }),
+        ];
+        for (flag, set) in flags {
+            let mut expected = Limits::default();
+            set(&mut expected);
+            let chosen = options(&[flag, "7"]);
+            assert_eq!(chosen.limits, expected, "{flag}");
+            assert_eq!(chosen.registry.limits, expected, "{flag}");
+        }
         let chosen = options(&["--image-mirrors", "docker.io=mirror.example/hub"]);
         assert_eq!(chosen.registry.mirrors.len(), 1);
         let chosen = options(&["--image-cache-max-age", "2h", "--image-cache-mb", "64"]);
         assert_eq!(chosen.max_age, Some(Duration::from_secs(7200)));
         assert_eq!(chosen.max_bytes, Some(64 << 20));
+    }
+
+    /// Whoever meets a ceiling is told which setting raises it, and there is such a setting.
+    #[test]
+    fn errors_name_settings_that_are_there() {
+        let (path, limit) = (b"f".to_vec(), 1);
+        let texts = [
+            LayerError::FileTooLarge {
+                path,
+                size: 2,
+                limit,
+            }
+            .to_string(),
+            LayerError::TooLarge { needed: 2, limit }.to_string(),
+            LayerError::TooManyEntries { limit }.to_string(),
+            RootError::Layers {
+                layers: 2,
+                limit: 1,
+            }
+            .to_string(),
+            RootError::Entries { entries: 2, limit }.to_string(),
+            RootError::Memory { bytes: 2, limit }.to_string(),
+            RootError::Steps { limit }.to_string(),
+            StoreError::TooLarge { limit }.to_string(),
+            StoreError::BombOfBytes { limit }.to_string(),
+            StoreError::BombOfEntries { limit }.to_string(),
+        ];
+        let command = Line::command();
+        let settings: BTreeSet<&str> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_env()?.to_str())
+            .collect();
+        let mut named = BTreeSet::new();
+        for text in &texts {
+            let name = text.split(' ').find(|word| word.starts_with("WAGGLE_"));
+            let name = name.unwrap_or_else(|| panic!("no setting: {text}"));
+            assert!(settings.contains(name), "{text}");
+            named.insert(name);
+        }
+        assert_eq!(named.len(), 6, "one for each ceiling: {named:?}");
     }
 }

@@ -127,3 +127,27 @@ pub(super) async fn reporting<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_takes_long_is_told_of() {
+        let (meter, told) = (Meter::default(), tokio::sync::Notify::new());
+        meter.bytes.expect(10);
+        meter.bytes.add(3);
+        meter.enter(Phase::Layers);
+        let expected = Progress {
+            stage: Stage::Download,
+            done: 3,
+            total: 10,
+        };
+        let report = |progress| {
+            assert_eq!(progress, expected);
+            told.notify_one();
+        };
+        // It ends once somebody is told of it.
+        reporting(&meter, &report, told.notified()).await;
+    }
+}

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek as _};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc;
 use std::thread;
 
@@ -23,14 +24,14 @@ use super::{
     member::{Member, SPARSE_MAX},
     stream::{Ended, Stream},
 };
-use crate::Digest;
+use crate::{Digest, Limits};
 
 /// A header of a tar archive, and what contents are padded to.
 const TAR_BLOCK: u64 = 512;
 /// Bytes of PAX records and GNU names of one entry.
 const METADATA_MAX: u32 = 1 << 20;
 
-/// What of an image's ceilings ([`crate::Limits`]) is left for a layer. All are inclusive.
+/// The ceilings of one layer. All are inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes of data and index together, and of the layer's archive: that is read to its end, even where nothing
@@ -40,6 +41,41 @@ pub struct Budget {
     pub file_bytes: u64,
     /// Entries, those too that are no part of the image, such as PAX' global headers.
     pub entries: u64,
+}
+
+impl From<&Limits> for Budget {
+    /// All that an image may have.
+    fn from(limits: &Limits) -> Self {
+        Self {
+            unpacked_bytes: limits.unpacked_bytes,
+            file_bytes: limits.file_bytes,
+            entries: limits.entries,
+        }
+    }
+}
+
+/// Counts what a layer takes while it is converted, of what it shares with the other layers of its image. Asked before
+/// anything is written, from the thread that reads the archive.
+pub(crate) trait Tally: Sync {
+    /// The archive has one member more. False: that is one too many.
+    fn member(&self) -> bool;
+
+    /// The layer has come to so many bytes: those of its archive, or of data and index, whichever are more; fewer than
+    /// before mean nothing. False: that is too many.
+    fn reach(&self, bytes: u64) -> bool;
+}
+
+/// For a layer that shares nothing.
+struct Alone;
+
+impl Tally for Alone {
+    fn member(&self) -> bool {
+        true
+    }
+
+    fn reach(&self, _: u64) -> bool {
+        true
+    }
 }
 
 /// What came of a layer.
@@ -76,16 +112,29 @@ pub fn convert(
     budget: &Budget,
     stop: &dyn Fn() -> bool,
 ) -> Result<Converted, LayerError> {
+    convert_counted(blob, expect, (data, index), budget, &Alone, stop)
+}
+
+/// The same for one of several layers, which `tally` counts together: [`LayerError::Stopped`] if it refuses more.
+pub(crate) fn convert_counted(
+    blob: impl Read,
+    expect: Option<Compression>,
+    (data, index): (&mut File, &mut File),
+    budget: &Budget,
+    tally: &dyn Tally,
+    stop: &dyn Fn() -> bool,
+) -> Result<Converted, LayerError> {
     let (pieces, incoming) = mpsc::sync_channel(WAITING);
     let (give_back, spent) = mpsc::channel();
-    let stream = Stream::new(incoming, give_back, budget.unpacked_bytes);
+    let stream = Stream::new(incoming, give_back, budget.unpacked_bytes, tally);
     let (fed, converted) = thread::scope(|scope| {
-        let reader = scope.spawn(move || Conversion::new(stream, data, index, *budget)?.run());
+        let reader =
+            scope.spawn(move || Conversion::new(stream, data, index, *budget, tally)?.run());
         let fed = blob::feed(blob, expect, stop, &pieces, &spent);
         drop(pieces);
         let converted = reader
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            .unwrap_or_else(|panic| panic::resume_unwind(panic));
         (fed, converted)
     });
     match (fed, converted) {
@@ -99,10 +148,11 @@ pub fn convert(
 }
 
 struct Conversion<'a> {
-    stream: Stream,
+    stream: Stream<'a>,
     data: Data<&'a mut File>,
     index: Writer<'a>,
     budget: Budget,
+    tally: &'a dyn Tally,
     /// Members of the archive so far, those too that the index has not.
     members: u64,
     dropped: u64,
@@ -110,10 +160,11 @@ struct Conversion<'a> {
 
 impl<'a> Conversion<'a> {
     fn new(
-        stream: Stream,
+        stream: Stream<'a>,
         data: &'a mut File,
         index: &'a mut File,
         budget: Budget,
+        tally: &'a dyn Tally,
     ) -> Result<Self, Ended> {
         data.rewind().map_err(|source| LayerError::Write {
             what: "data",
@@ -129,6 +180,7 @@ impl<'a> Conversion<'a> {
             data,
             index,
             budget,
+            tally,
             members: 0,
             dropped: 0,
         })
@@ -191,6 +243,9 @@ impl<'a> Conversion<'a> {
                 limit: self.budget.entries,
             }
             .into());
+        }
+        if !self.tally.member() {
+            return Err(LayerError::Stopped.into());
         }
         Ok(Some(member))
     }
@@ -278,6 +333,9 @@ impl<'a> Conversion<'a> {
         if needed > limit {
             return Err(LayerError::TooLarge { needed, limit });
         }
+        if !self.tally.reach(needed) {
+            return Err(LayerError::Stopped);
+        }
         Ok(())
     }
 }
@@ -293,8 +351,10 @@ enum Step {
 }
 
 fn step(parser: &mut Parser, rest: &[u8], at: u64) -> Result<Step, LayerError> {
-    let event = parser
-        .parse(rest)
+    // Sizes that are made up overflow in the parser, where that is checked. It is of no use afterwards, and is not used.
+    let parsed = panic::catch_unwind(AssertUnwindSafe(|| parser.parse(rest)));
+    let event = parsed
+        .map_err(|_| LayerError::Parser { at })?
         .map_err(|source| LayerError::Malformed { at, source })?;
     Ok(match event {
         ParseEvent::NeedData { min_bytes } => Step::Need(min_bytes),

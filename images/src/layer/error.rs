@@ -8,13 +8,7 @@
 use std::io;
 
 use super::{attributes::AttributeFault, compression::Compression, path::PathFault};
-
-/// The setting that raises [`super::Budget::unpacked_bytes`].
-pub const SETTING_BYTES: &str = "WAGGLE_IMAGE_MAX_BYTES";
-/// The setting that raises [`super::Budget::file_bytes`].
-pub const SETTING_FILE_BYTES: &str = "WAGGLE_IMAGE_MAX_FILE_BYTES";
-/// The setting that raises [`super::Budget::entries`].
-pub const SETTING_ENTRIES: &str = "WAGGLE_IMAGE_MAX_ENTRIES";
+use crate::limits::{SETTING_ENTRIES, SETTING_FILE, SETTING_UNPACKED};
 
 /// Why a layer did not become data and index, or why these cannot be read back.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +75,12 @@ pub enum LayerError {
         at: u64,
         /// What the parser met.
         source: tar_core::parse::ParseError,
+    },
+    /// The parser met what its makers did not think of.
+    #[error("the layer's archive has a header near byte {at} that makes no sense")]
+    Parser {
+        /// Where the header begins.
+        at: u64,
     },
     /// A header with its extensions is longer than any real one.
     #[error("a header of the layer's archive, near byte {at}, is longer than {limit} bytes")]
@@ -153,7 +153,7 @@ pub enum LayerError {
     },
     /// One file is too large.
     #[error(
-        "{} has {size} bytes, the limit is {limit}: raise {SETTING_FILE_BYTES} to allow it",
+        "{} has {size} bytes, the limit is {limit}: raise {SETTING_FILE} to allow it",
         show(path)
     )]
     FileTooLarge {
@@ -166,7 +166,7 @@ pub enum LayerError {
     },
     /// What the layer would take on the disk, or its archive, is too large.
     #[error(
-        "the layer needs at least {needed} bytes unpacked, {limit} are left for the image: raise {SETTING_BYTES} to allow it"
+        "the layer needs at least {needed} bytes unpacked, the image may have {limit}: raise {SETTING_UNPACKED} to allow it"
     )]
     TooLarge {
         /// What it had come to when it was refused, in bytes.
@@ -176,7 +176,7 @@ pub enum LayerError {
     },
     /// Too many entries.
     #[error(
-        "the layer has more than the {limit} entries left for the image: raise {SETTING_ENTRIES} to allow it"
+        "the layer has more entries than the {limit} that the image may have: raise {SETTING_ENTRIES} to allow it"
     )]
     TooManyEntries {
         /// The ceiling.

@@ -31,8 +31,9 @@ mod stream;
 pub use attributes::AttributeFault;
 pub use compression::Compression;
 pub use convert::{Budget, Converted, convert};
+pub(crate) use convert::{Tally, convert_counted};
 pub use data::read_content;
-pub use error::{LayerError, SETTING_BYTES, SETTING_ENTRIES, SETTING_FILE_BYTES};
+pub use error::LayerError;
 pub use index::Index;
 pub use path::PathFault;
 

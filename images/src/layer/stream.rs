@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     blob::{PIECE, Piece},
+    convert::Tally,
     error::LayerError,
 };
 use crate::Digest;
@@ -22,7 +23,7 @@ pub(super) const HEADER_MAX: usize = 4 << 20;
 const TRAILER_MAX: u64 = 16 << 20;
 
 /// Bytes of the archive, in order.
-pub(super) struct Stream {
+pub(super) struct Stream<'a> {
     pieces: Receiver<Piece>,
     spent: Sender<Vec<u8>>,
     window: Vec<u8>,
@@ -32,6 +33,7 @@ pub(super) struct Stream {
     hasher: Sha256,
     received: u64,
     limit: u64,
+    tally: &'a dyn Tally,
 }
 
 /// Why there is no more.
@@ -48,9 +50,15 @@ impl From<LayerError> for Ended {
     }
 }
 
-impl Stream {
-    /// Reads what `pieces` brings, at most `limit` bytes: each costs time, even if nothing is kept of it.
-    pub(super) fn new(pieces: Receiver<Piece>, spent: Sender<Vec<u8>>, limit: u64) -> Self {
+impl<'a> Stream<'a> {
+    /// Reads what `pieces` brings, at most `limit` bytes, and tells `tally`: each costs time, even if nothing is kept
+    /// of it.
+    pub(super) fn new(
+        pieces: Receiver<Piece>,
+        spent: Sender<Vec<u8>>,
+        limit: u64,
+        tally: &'a dyn Tally,
+    ) -> Self {
         Self {
             pieces,
             spent,
@@ -60,6 +68,7 @@ impl Stream {
             hasher: Sha256::new(),
             received: 0,
             limit,
+            tally,
         }
     }
 
@@ -96,6 +105,9 @@ impl Stream {
         if self.received > self.limit {
             let (needed, limit) = (self.received, self.limit);
             return Err(LayerError::TooLarge { needed, limit }.into());
+        }
+        if !self.tally.reach(self.received) {
+            return Err(LayerError::Stopped.into());
         }
         let used = if self.rest().is_empty() {
             std::mem::replace(&mut self.window, piece)

@@ -5,13 +5,15 @@
 
 use std::{io, path::PathBuf};
 
-use crate::layer::SETTING_ENTRIES;
+use crate::limits::{SETTING_ENTRIES, SETTING_LAYERS, SETTING_MEMORY};
 
 /// Why there is no root. Layers are numbered from 1, the lowest.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// More layers than the ceiling.
-    #[error("the image has {layers} layers, over the ceiling of {limit}")]
+    #[error(
+        "the image has {layers} layers, over the ceiling of {limit}: raise {SETTING_LAYERS} to allow it"
+    )]
     Layers {
         /// How many there are.
         layers: usize,
@@ -30,12 +32,20 @@ pub enum RootError {
     },
     /// Names, targets and attributes that take more memory than the ceiling.
     #[error(
-        "the image's file names and attributes take {bytes} or more bytes of memory, over the ceiling of {limit}"
+        "the image's file names and attributes take {bytes} or more bytes of memory, over the ceiling of {limit}: raise {SETTING_MEMORY} to allow it"
     )]
     Memory {
         /// What was needed.
         bytes: u64,
         /// What there may be.
+        limit: u64,
+    },
+    /// Entries behind so many folders and symlinks that finding their places takes too long.
+    #[error(
+        "the ways to the image's entries have {limit} or more folders and symlinks: raise {SETTING_ENTRIES} to allow it"
+    )]
+    Steps {
+        /// How many there may be.
         limit: u64,
     },
     /// A path that no Linux program could open.

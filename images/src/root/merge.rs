@@ -31,6 +31,10 @@ const TARGET_BYTES: usize = 4095;
 pub(super) const HOPS: u32 = 40;
 /// After so many entries the caller is asked whether to stop.
 const STOP_EVERY: u64 = 1024;
+/// Also after so many parts of ways, of which one entry may have as many.
+const STOP_EVERY_STEPS: u64 = 64 * STOP_EVERY;
+/// Copying so many bytes of a symlink takes as long as one part.
+const BYTES_PER_STEP: u64 = 64;
 /// Linux' device numbers: 12 bits and 20.
 const MAJOR_MAX: u32 = 0xfff;
 const MINOR_MAX: u32 = 0xf_ffff;
@@ -68,8 +72,10 @@ impl Tree {
             limit: usize::from(u16::MAX),
         })?;
         self.layers.push(LayerData { blocks, path: data });
+        let mut asked = None;
         for (entry, number) in entries.into_iter().zip(0_u64..) {
-            if number % STOP_EVERY == 0 && stop() {
+            let now = (number / STOP_EVERY, self.steps() / STOP_EVERY_STEPS);
+            if asked.replace(now) != Some(now) && stop() {
                 return Err(RootError::Stopped);
             }
             self.count()?;
@@ -313,6 +319,7 @@ impl Tree {
         while let Some(left) = rest.get(done..).filter(|left| !left.is_empty()) {
             let part = left.split(|byte| *byte == b'/').next().unwrap_or(left);
             done += part.len() + 1;
+            self.step(1)?;
             if part.is_empty() || part == b"." {
                 continue;
             }
@@ -349,6 +356,7 @@ impl Tree {
                     ]
                     .concat();
                     done = 0;
+                    self.step(rest.len() as u64 / BYTES_PER_STEP)?;
                 }
                 _ if missing == Missing::GiveUp => return Ok(None),
                 _ => return Err(at.not_folder()),

@@ -145,17 +145,20 @@ pub fn write(
 ) -> Result<Built, RootError> {
     let path = dir.join(METADATA);
     let failed = |source| unwritten(&path, source);
-    let mut out = BufWriter::with_capacity(WRITE_BYTES, File::create_new(&path).map_err(failed)?);
-    let metadata = tree
-        .write(key, &mut out, stop)
-        .map_err(|error| match error {
-            erofs::WriteError::Root(error) => error,
-            erofs::WriteError::Io(source) => failed(source),
-        })?;
-    let file = out
-        .into_inner()
-        .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
+    let mut file = Asking {
+        file: File::create_new(&path).map_err(failed)?,
+        stop,
+        stopped: false,
+    };
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, &mut file);
+    let written = tree.write(key, &mut out, stop);
+    drop(out);
+    let metadata = written.map_err(|error| match error {
+        erofs::WriteError::Root(error) => error,
+        erofs::WriteError::Io(_) if file.stopped => RootError::Stopped,
+        erofs::WriteError::Io(source) => failed(source),
+    })?;
+    file.file.sync_all().map_err(failed)?;
 
     let own = vmdk::Piece {
         name: METADATA.to_owned(),
@@ -178,6 +181,27 @@ pub fn write(
         blocks: metadata.blocks,
         inodes: metadata.inodes,
     })
+}
+
+/// A file that asks before each write whether to go on: one inode alone may have megabytes of a map.
+struct Asking<'s> {
+    file: File,
+    stop: &'s dyn Fn() -> bool,
+    stopped: bool,
+}
+
+impl Write for Asking<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stopped |= (self.stop)();
+        if self.stopped {
+            return Err(io::ErrorKind::Other.into());
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 fn unwritten(path: &Path, source: io::Error) -> RootError {

@@ -6,6 +6,7 @@
 //!
 //! Each entry's time is its layer's number, so that listings tell whose a thing is: `a@2`. 0 is a folder without entry.
 
+use super::tree::INODE_BYTES;
 use super::*;
 use crate::layer::{Entry, Extent, Kind};
 
@@ -110,8 +111,10 @@ fn gives(layers: &[&[&str]], expected: &[&str]) {
         .map(String::as_str)
         .collect::<Vec<_>>()])
     .unwrap();
+    // Places of inodes that are gone stay.
+    let free = tree.places() as u64 - tree.inodes();
     assert_eq!(
-        again.memory(),
+        again.memory() + free * INODE_BYTES,
         tree.memory(),
         "as much as a tree that was made in one layer"
     );
@@ -458,6 +461,65 @@ fn ceilings_hold() {
         matches!(error, RootError::Memory { bytes, limit } if bytes > limit && limit == used),
         "{error}"
     );
+}
+
+/// A folder with one name in it has room for eleven, and places of inodes are never given back: both count.
+#[test]
+fn folders_and_free_places_are_counted_as_what_they_take() {
+    let memory = |layers: &[&[&str]]| merge(layers).unwrap().memory();
+    let (file, folder) = (memory(&[&["d/a"]]), memory(&[&["d/a/"]]));
+    let leaf = 11 * size_of::<(Box<[u8]>, u64)>() as u64;
+    assert!(folder - file >= leaf, "{file} {folder}");
+    let lines: Vec<_> = (0..100).map(|n| format!("d/{n}")).collect();
+    let many: Vec<_> = lines.iter().map(String::as_str).collect();
+    assert_eq!(
+        memory(&[&many, &["!d"]]),
+        memory(&[]) + 101 * INODE_BYTES,
+        "the arena is as long as ever"
+    );
+}
+
+/// Forty symlinks of four kilobytes lead to each of a few entries.
+#[test]
+fn the_way_to_entries_is_bounded() {
+    let limits = Limits {
+        entries: 2000,
+        ..Limits::default()
+    };
+    let through = |filler: &str, name: &str| {
+        let link = |n: usize| format!("s{n} -> s{}/{}", n + 1, filler.repeat(2000));
+        let mut lines: Vec<_> = (0..39).map(link).collect();
+        lines.push("s39 -> d".to_owned());
+        lines.extend((0..1000).map(|n| name.replace('N', &n.to_string())));
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        merge_within(&[&["d/"], &lines], &limits)
+    };
+    // Parts that are walked, and targets that are copied and lead to nothing.
+    for (filler, name) in [("./", "s0/N"), ("x/", "!s0/N")] {
+        let outcome = through(filler, name);
+        let Err(RootError::Steps { limit: 128_000 }) = outcome else {
+            panic!("{filler}: {:?}", outcome.map(|tree| tree.inodes()))
+        };
+    }
+    // As long a way as a path can be, for each of very many.
+    let deep = "d/".repeat(60);
+    let lines: Vec<_> = (0..1900).map(|n| format!("{deep}{n}")).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    assert!(merge_within(&[&lines], &limits).is_ok());
+}
+
+/// What is written is looked at while it is written, even within one inode.
+#[test]
+fn a_root_is_stopped_within_a_file_system_object() {
+    let tree = merge_kind(file(1 << 35, &[(1, 0, 1)]), 1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let meta = dir.path().join(METADATA);
+    let written = || std::fs::metadata(&meta).map_or(0, |status| status.len());
+    let names = ["d".to_owned()];
+    let stopped = write(&tree, key(&[]), &names, dir.path(), &|| written() > 1 << 20);
+    assert!(matches!(stopped, Err(RootError::Stopped)), "{stopped:?}");
+    // All of it would be 32 MiB.
+    assert!(written() < 2 << 20, "{}", written());
 }
 
 #[test]

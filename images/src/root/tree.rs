@@ -130,15 +130,24 @@ pub struct Tree {
     /// Entries met so far, and folders made for want of one.
     entries: u64,
     memory: u64,
+    /// How far the ways of all entries were, see [`Self::step`].
+    steps: u64,
     limits: Limits,
 }
 
-/// What an inode takes, with its two numbers in the layout.
-const INODE_BYTES: u64 = (size_of::<Inode>() + 8) as u64;
+/// What an inode's place takes, with its two numbers in the layout. The arena never gives one back.
+pub(super) const INODE_BYTES: u64 = (size_of::<Inode>() + 8) as u64;
+/// A name with what it stands for, in a folder's map.
+const PAIR_BYTES: usize = size_of::<(Box<[u8]>, Name)>();
 /// What a name takes besides its bytes: in its map, which is two thirds full, and as an allocation.
-const NAME_BYTES: u64 = (size_of::<(Box<[u8]>, Name)>() * 3 / 2 + 24) as u64;
+const NAME_BYTES: u64 = (PAIR_BYTES * 3 / 2 + 24) as u64;
+/// What a folder takes besides its names: one name makes its map allocate room for eleven.
+const FOLDER_BYTES: u64 = (PAIR_BYTES * 11) as u64 + ALLOCATION_BYTES;
 /// What an allocation takes besides its bytes.
 const ALLOCATION_BYTES: u64 = 16;
+/// Folders and symlinks on the way to an entry, on average over as many entries as an image may have. Real images have
+/// about ten.
+const STEPS_PER_ENTRY: u64 = 64;
 
 impl Tree {
     /// A root folder without anything in it.
@@ -154,11 +163,12 @@ impl Tree {
             }),
         };
         Self {
-            memory: INODE_BYTES,
+            memory: INODE_BYTES + FOLDER_BYTES,
             inodes: vec![root],
             free: Vec::new(),
             layers: Vec::new(),
             entries: 0,
+            steps: 0,
             limits: limits.clone(),
         }
     }
@@ -246,6 +256,22 @@ impl Tree {
         })
     }
 
+    /// Counts parts of the way to an entry. Ways lead through symlinks, each of which may be long: without a bound of
+    /// their own, two million entries of four kilobytes of symlinks would take hours.
+    pub(super) fn step(&mut self, parts: u64) -> Result<(), RootError> {
+        self.steps = self.steps.saturating_add(parts);
+        let limit = self.limits.entries.saturating_mul(STEPS_PER_ENTRY);
+        if self.steps <= limit {
+            return Ok(());
+        }
+        Err(RootError::Steps { limit })
+    }
+
+    /// How many parts were counted.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Puts an inode without names into the arena.
     pub(super) fn add(
         &mut self,
@@ -267,6 +293,7 @@ impl Tree {
             entries: self.entries,
             limit: u64::from(u32::MAX),
         })?;
+        self.charge(INODE_BYTES)?;
         self.inodes.push(inode);
         Ok(Id(id))
     }
@@ -354,8 +381,10 @@ impl Tree {
     }
 }
 
+/// What an inode takes besides its place.
 fn cost(inode: &Inode) -> u64 {
     let content = match &inode.content {
+        Content::Folder(_) => FOLDER_BYTES,
         Content::Symlink(target) => target.len() as u64 + ALLOCATION_BYTES,
         Content::File {
             data: Data::Mapped(extents),
@@ -363,7 +392,7 @@ fn cost(inode: &Inode) -> u64 {
         } => size_of_val(&**extents) as u64 + ALLOCATION_BYTES,
         _ => 0,
     };
-    INODE_BYTES + xattr_cost(&inode.attributes) + content
+    xattr_cost(&inode.attributes) + content
 }
 
 fn xattr_cost(attributes: &Attributes) -> u64 {

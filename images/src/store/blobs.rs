@@ -99,12 +99,13 @@ impl Visit {
     }
 
     /// Takes a blob away if its content is not what its digest says, so that it is received anew. Says whether it was
-    /// damaged. Blocks.
+    /// damaged. Waits for whoever receives it: what comes in the damaged one's place is not to be taken away. Blocks.
     ///
     /// # Errors
     ///
     /// It cannot be read or removed.
     pub fn drop_if_damaged(&self, digest: &Digest, stop: &Stop) -> Result<bool, StoreError> {
+        let _lock = self.lock_blocking("blob", digest, stop)?;
         if !self.has_blob(digest, None)? {
             return Ok(false);
         }
@@ -186,10 +187,7 @@ impl Expected {
             (Some(digest), Some(size)) if length > size => {
                 Err(StoreError::TooLong { digest, size })
             }
-            _ if length > self.limit => Err(StoreError::TooLarge {
-                what: "a layer",
-                limit: self.limit,
-            }),
+            _ if length > self.limit => Err(StoreError::TooLarge { limit: self.limit }),
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Digest;
 use crate::layer::LayerError;
+use crate::limits::{SETTING_ENTRIES, SETTING_LAYER, SETTING_UNPACKED};
 use crate::root::RootError;
 
 /// Why the store cannot do what was asked. After any of these it holds what it held before, whole.
@@ -83,10 +84,8 @@ pub enum StoreError {
         received: u64,
     },
     /// A blob without a stated size is longer than any may be.
-    #[error("{what} is longer than {limit} bytes")]
+    #[error("a layer is longer than {limit} bytes: raise {SETTING_LAYER} to allow it")]
     TooLarge {
-        /// What it is.
-        what: &'static str,
         /// The ceiling, in bytes.
         limit: u64,
     },
@@ -109,10 +108,18 @@ pub enum StoreError {
         source: LayerError,
     },
     /// The layers of an image together unpack to more than an image may have.
-    #[error("the image's layers have more than {limit} {what} when unpacked")]
-    Bomb {
-        /// Bytes or entries.
-        what: &'static str,
+    #[error(
+        "the image's layers have more than {limit} bytes when unpacked: raise {SETTING_UNPACKED} to allow it"
+    )]
+    BombOfBytes {
+        /// The ceiling.
+        limit: u64,
+    },
+    /// The layers of an image together have more entries than an image may have.
+    #[error(
+        "the image's layers have more than {limit} entries: raise {SETTING_ENTRIES} to allow it"
+    )]
+    BombOfEntries {
         /// The ceiling.
         limit: u64,
     },

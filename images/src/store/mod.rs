@@ -8,7 +8,7 @@
 //! layers/HEX.{data,index}   layers by diff id, converted (crate::layer)
 //! roots/HEX/            meta, root.vmdk (crate::root), root.json, hold
 //! refs/HEX.json         one reference each: what it names, and what that needs
-//! partial/HEX           downloads under way, which the next one goes on with
+//! partial/HEX-SIZE      downloads under way, which the next one goes on with
 //! temp/                 what is being made
 //! locks/                empty files
 //! ```
@@ -42,6 +42,7 @@ mod evict;
 mod layers;
 mod locks;
 mod partial;
+mod quota;
 mod receive;
 mod refs;
 mod roots;
@@ -51,7 +52,8 @@ mod verify;
 pub use blobs::Expected;
 pub use error::StoreError;
 pub use evict::{Policy, Pruned, Sweep};
-pub use layers::{Conversion, Layer, Quota};
+pub use layers::{Conversion, Layer};
+pub use quota::Quota;
 pub use receive::{Origin, ReceiveError, Wanted};
 pub use refs::{Provenance, Record, RecordLayer};
 pub use roots::{Hold, Root};
@@ -199,8 +201,10 @@ impl Store {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
-    fn partial_path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("partial").join(digest.hex())
+    /// Also by the size: whoever states a wrong one for somebody else's blob spoils no part but his own.
+    fn partial_path(&self, wanted: &Wanted) -> PathBuf {
+        let name = format!("{}-{}", wanted.digest.hex(), wanted.size);
+        self.dir.join("partial").join(name)
     }
 
     fn temp(&self) -> PathBuf {
@@ -239,6 +243,20 @@ impl Visit {
         Lock::take(&path, Mode::Exclusive)
             .await
             .map_err(StoreError::io("lock", &path))
+    }
+
+    /// The same on this thread, until nobody waits for it any more.
+    fn lock_blocking(&self, kind: &str, digest: &Digest, stop: &Stop) -> Result<Lock, StoreError> {
+        const ASK_AGAIN: Duration = Duration::from_millis(200);
+        let path = self.store.lock_path(kind, digest);
+        loop {
+            stop.check()?;
+            let lock = Lock::take_within(&path, Mode::Exclusive, ASK_AGAIN)
+                .map_err(StoreError::io("lock", &path))?;
+            if let Some(lock) = lock {
+                return Ok(lock);
+            }
+        }
     }
 }
 
@@ -331,10 +349,15 @@ fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes what is written last, and gives it its final rights: nobody writes to it again.
+/// Makes what is written last, and gives it its final rights.
 fn seal(file: &File) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(0o444))?;
+    seal_rights(file)?;
     file.sync_all()
+}
+
+/// Nobody writes to it again.
+fn seal_rights(file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o444))
 }
 
 /// Makes renames in a folder last.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::space::Watch;
-use super::{Stop, Store, StoreError, Wanted, seal};
+use super::{Stop, Store, StoreError, Wanted, seal_rights};
 use crate::Digest;
 
 pub(super) struct Partial {
@@ -35,15 +35,8 @@ const CHUNK: usize = 256 << 10;
 impl Partial {
     /// What is there of the blob, hashed anew, or nothing yet.
     pub(super) fn open(store: &Store, wanted: Wanted, stop: &Stop) -> Result<Self, StoreError> {
-        let path = store.partial_path(&wanted.digest);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| store.failed("open", &path, error))?;
+        let path = store.partial_path(&wanted);
+        let mut file = open(&path).map_err(|error| store.failed("open", &path, error))?;
         let hashed = hash_up_to(&mut file, wanted.size, stop);
         let (hasher, length) = match hashed {
             Ok(hashed) => hashed,
@@ -130,8 +123,11 @@ impl Partial {
             }));
         }
         let path = self.store.blob_path(&digest);
-        seal(&self.file)
+        // Its rights come last: a part that cannot be written to would be in the next one's way, if this one is killed.
+        self.file
+            .sync_all()
             .and_then(|()| fs::rename(&self.path, &path))
+            .and_then(|()| seal_rights(&self.file))
             .map_err(|error| Unfinished::Failed(self.store.failed("write", &path, error)))
     }
 
@@ -155,6 +151,26 @@ pub(super) enum Unfinished {
     /// The disk's doing: once again from the beginning.
     Retry,
     Failed(StoreError),
+}
+
+/// Opens a part, or begins one. One that may not be written to is of no use, and nobody else is at it.
+fn open(path: &Path) -> io::Result<File> {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+    };
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fs::remove_file(path)?;
+            open()
+        }
+        opened => opened,
+    }
 }
 
 enum Hashing {

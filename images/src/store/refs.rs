@@ -88,6 +88,12 @@ impl Record {
             .into_iter()
             .chain(self.layers.iter().map(|layer| layer.digest))
     }
+
+    /// Whether a reference with this digest may name it: by the digest of what it named, or of the manifest therein.
+    #[must_use]
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        *digest == self.named || *digest == self.manifest
+    }
 }
 
 impl Visit {
@@ -127,11 +133,12 @@ impl Visit {
         sync_dir(&store.refs()).map_err(StoreError::io("sync", &path))
     }
 
-    /// Notes that a reference is being used.
+    /// Notes that a reference is being used. Whoever has its image does not need the record, so one that somebody else
+    /// has forgotten by now is no error.
     ///
     /// # Errors
     ///
-    /// Its record is gone or not ours.
+    /// Its record is not ours.
     pub fn touch(&self, reference: &str) -> Result<(), StoreError> {
         self.store().touch(reference)
     }
@@ -203,9 +210,11 @@ impl Store {
 
     pub(super) fn touch(&self, reference: &str) -> Result<(), StoreError> {
         let path = self.record_path(reference);
-        File::open(&path)
-            .and_then(|file| file.set_modified(SystemTime::now()))
-            .map_err(StoreError::io("mark as used", &path))
+        match File::open(&path).and_then(|file| file.set_modified(SystemTime::now())) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("mark as used", &path)(error)),
+        }
     }
 
     pub(super) fn forget(&self, reference: &str) -> Result<bool, StoreError> {
@@ -218,5 +227,38 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io("remove", &path)(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reference_that_was_forgotten_meanwhile_is_used_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        let visit = store.visit().await.unwrap();
+        visit.touch("localhost/gone:latest").unwrap();
+        assert_eq!(store.records().unwrap(), []);
+    }
+
+    #[test]
+    fn a_record_has_the_digests_of_what_it_named_and_of_its_manifest() {
+        let [index, manifest, config] =
+            ["index", "manifest", "config"].map(|of| Digest::of(of.as_bytes()));
+        let record = Record {
+            reference: "localhost/x:1".to_owned(),
+            named: index,
+            manifest,
+            config,
+            layers: Vec::new(),
+            root: Digest::of(b"root"),
+            provenance: Provenance::Imported,
+            resolved_at: 0,
+            created: None,
+        };
+        assert!(record.has_digest(&index) && record.has_digest(&manifest));
+        assert!(!record.has_digest(&config) && !record.has_digest(&record.root));
     }
 }

@@ -4,7 +4,7 @@
 //! Roots: built once of an image's layers, held by the environments that have them.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::blobs::file_size;
 use super::layers::Layer;
 use super::locks::{Lock, Mode};
-use super::{Stop, Store, StoreError, Visit, blocking, create, space, sync_dir, write_whole};
-use crate::root::{self, LayerFiles, RootError};
+use super::space::Guard;
+use super::{Stop, Store, StoreError, Visit, blocking, create, sync_dir, write_whole};
+use crate::root::{self, LayerFiles};
 use crate::{Digest, Limits};
 
 /// A root that is there.
@@ -45,10 +46,16 @@ pub(super) struct RootRecord {
     disk_bytes: u64,
 }
 
+/// Only the version: a newer record may have another shape.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 const VERSION: u32 = 1;
-const META: &str = "meta";
-const DISK: &str = "root.vmdk";
-const RECORD: &str = "root.json";
+pub(super) const META: &str = root::METADATA;
+pub(super) const DISK: &str = root::DESCRIPTOR;
+pub(super) const RECORD: &str = "root.json";
 const HOLD: &str = "hold";
 
 /// More than the record of as many layers as an image may have.
@@ -100,7 +107,6 @@ impl Visit {
         stop: &Stop,
     ) -> Result<Root, StoreError> {
         let store = self.store();
-        store.room(0)?;
         let temp = build_in_temp(store, layers, limits, stop)?;
         let failed = |error| store.failed("write", temp.path(), error);
         let size = |name: &str| Ok(file_size(&temp.path().join(name))?.unwrap_or_default());
@@ -116,13 +122,13 @@ impl Visit {
             fs::set_permissions(temp.path().join(name), rights).map_err(failed)?;
         }
         let json = serde_json::to_vec(&record)
-            .map_err(std::io::Error::from)
+            .map_err(io::Error::from)
             .map_err(failed)?;
         write_whole(store, &temp.path().join(RECORD), &json, 0o444)?;
-        create(&temp.path().join(HOLD)).map_err(failed)?;
+        let dir = store.root_dir(&key);
+        take_hold(&dir, temp.path()).map_err(failed)?;
         sync_dir(temp.path()).map_err(failed)?;
 
-        let dir = store.root_dir(&key);
         // A damaged one is in the way. It goes to the leftovers as a whole, so that no half of it is ever seen.
         store.discard_dir(&dir)?;
         fs::rename(temp.path(), &dir).map_err(failed)?;
@@ -164,18 +170,21 @@ pub(super) fn build_in_temp(
         .map_err(|error| store.failed("make a folder in", &store.temp(), error))?;
     let files: Vec<_> = layers.iter().map(Layer::files).collect();
     let name = |layer: &LayerFiles| format!("../../layers/{}.data", layer.diff_id.hex());
-    let built = root::build(&files, temp.path(), &name, limits, &|| stop.asked());
-    built.map_err(|error| of_root(store, stop, error))?;
+    let guard = Guard::new(store, stop, vec![temp.path().join(META)])?;
+    let built = root::build(&files, temp.path(), &name, limits, &|| guard.must_stop());
+    built.map_err(|error| {
+        let reason = guard.reason(&error, temp.path());
+        reason.unwrap_or(StoreError::Root(error))
+    })?;
     Ok(temp)
 }
 
-fn of_root(store: &Store, stop: &Stop, error: RootError) -> StoreError {
-    if stop.asked() {
-        return StoreError::Stopped;
-    }
-    match space::full(&error) {
-        Some(full) => store.failed("write", &store.roots(), full),
-        None => StoreError::Root(error),
+/// Gives a root that is made anew the `hold` of the one in its place: environments have their locks on that very file.
+fn take_hold(old: &Path, new: &Path) -> io::Result<()> {
+    let path = new.join(HOLD);
+    match fs::hard_link(old.join(HOLD), &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path).map(drop),
+        linked => linked,
     }
 }
 
@@ -220,8 +229,11 @@ impl Store {
         let Some(bytes) = read_bounded(&path, MAX_RECORD_BYTES)? else {
             return Ok(None);
         };
+        let version = serde_json::from_slice::<Version>(&bytes);
+        if version.is_ok_and(|version| version.version > VERSION) {
+            return Err(StoreError::Newer { path });
+        }
         match serde_json::from_slice::<RootRecord>(&bytes) {
-            Ok(record) if record.version > VERSION => Err(StoreError::Newer { path }),
             Ok(record) => Ok(Some(record)),
             Err(error) => {
                 tracing::warn!(%key, %error, "a root was damaged and counts as not there");
@@ -241,7 +253,7 @@ impl Store {
         let grave = tempfile::tempdir_in(self.temp()).map_err(failed)?;
         match fs::rename(dir, grave.path().join("root")) {
             Ok(()) => grave.close().map_err(failed),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(failed(error)),
         }
     }
@@ -252,7 +264,7 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, S
     let mut bytes = Vec::new();
     match fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }

@@ -3,12 +3,13 @@
 
 //! Room on the disk: asked for before it is taken, and a full disk told apart from other failures.
 
+use std::cell::RefCell;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
-use super::{Store, StoreError};
+use super::{Stop, Store, StoreError};
 
 /// How many bytes are written between two looks at what is free.
 pub(super) const STEP: u64 = 16 << 20;
@@ -78,8 +79,84 @@ impl Watch {
     }
 }
 
+/// Asked again and again by work that takes long: ends it when nobody waits any more, and when the files that it writes
+/// leave no room.
+pub(super) struct Guard<'a> {
+    store: &'a Store,
+    stop: &'a Stop,
+    files: Vec<PathBuf>,
+    seen: RefCell<Seen>,
+}
+
+struct Seen {
+    bytes: u64,
+    watch: Watch,
+    reason: Option<StoreError>,
+}
+
+impl<'a> Guard<'a> {
+    /// For work that writes these files.
+    ///
+    /// # Errors
+    ///
+    /// There is no room to begin with.
+    pub(super) fn new(
+        store: &'a Store,
+        stop: &'a Stop,
+        files: Vec<PathBuf>,
+    ) -> Result<Self, StoreError> {
+        store.room(0)?;
+        Ok(Self::begun(store, stop, files))
+    }
+
+    pub(super) fn begun(store: &'a Store, stop: &'a Stop, files: Vec<PathBuf>) -> Self {
+        let seen = RefCell::new(Seen {
+            bytes: 0,
+            watch: Watch::new(),
+            reason: None,
+        });
+        Self {
+            store,
+            stop,
+            files,
+            seen,
+        }
+    }
+
+    /// Whether the work must end. [`Self::reason`] then says why.
+    pub(super) fn must_stop(&self) -> bool {
+        let mut seen = self.seen.borrow_mut();
+        if self.stop.asked() {
+            seen.reason = Some(StoreError::Stopped);
+            return true;
+        }
+        let grown = self.written().saturating_sub(seen.bytes);
+        seen.bytes += grown;
+        if let Err(error) = seen.watch.wrote(self.store, grown, 0) {
+            seen.reason = Some(error);
+        }
+        seen.reason.is_some()
+    }
+
+    /// Bytes of the files. What is not there yet, or cannot be measured, has none: its own ceilings bound it.
+    fn written(&self) -> u64 {
+        let sizes = self.files.iter().map(std::fs::metadata);
+        sizes.flatten().map(|status| status.len()).sum()
+    }
+
+    /// What the work's failure comes from, if that is not the work's own affair: the guard, or a full disk.
+    pub(super) fn reason(
+        &self,
+        failure: &(dyn std::error::Error + 'static),
+        writing: &Path,
+    ) -> Option<StoreError> {
+        let reason = self.seen.borrow_mut().reason.take();
+        reason.or_else(|| Some(self.store.failed("write", writing, full(failure)?)))
+    }
+}
+
 /// The full disk among what an error comes from, as an error of its own.
-pub(super) fn full(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+fn full(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>()

@@ -9,11 +9,14 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::Path;
 
+use super::layers::Layer;
 use super::partial::digest_of;
 use super::refs::Record;
-use super::roots::build_in_temp;
+use super::roots::{DISK, META, RECORD, build_in_temp};
+use super::space::Guard;
 use super::{Stop, StoreError, Visit, create};
-use crate::layer::{self, Budget};
+use crate::layer::{self, Budget, LayerError};
+use crate::root::RootError;
 use crate::{Digest, Limits};
 
 /// Something that is not what it should be.
@@ -34,7 +37,7 @@ pub struct Verified {
     pub blobs: usize,
     /// Layers that were made once more.
     pub layers: usize,
-    /// Layers that were not, because their blobs are gone to save room.
+    /// What was not: layers whose blobs are gone to save room, layers and roots that today's ceilings refuse.
     pub unproven: usize,
     /// Roots that were made once more.
     pub roots: usize,
@@ -117,7 +120,25 @@ impl Visit {
             verified.unproven += 1;
             return Ok(());
         }
-        verified.layers += 1;
+        match self.prove_layer(blob, &layer, limits, stop)? {
+            Proof::None => verified.unproven += 1,
+            Proof::Same => verified.layers += 1,
+            Proof::Other => {
+                verified.layers += 1;
+                verified.damage.push(Damage::Layer(*diff_id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a layer once more of its blob, which is whole.
+    fn prove_layer(
+        &self,
+        blob: &Digest,
+        layer: &Layer,
+        limits: &Limits,
+        stop: &Stop,
+    ) -> Result<Proof, StoreError> {
         let store = self.store();
         let temp = tempfile::tempdir_in(store.temp())
             .map_err(|error| store.failed("make a folder in", &store.temp(), error))?;
@@ -125,31 +146,23 @@ impl Visit {
         let failed = |error| store.failed("write", temp.path(), error);
         let mut data = create(&data_path).map_err(failed)?;
         let mut index = create(&index_path).map_err(failed)?;
-        let budget = Budget {
-            unpacked_bytes: limits.unpacked_bytes,
-            file_bytes: limits.file_bytes,
-            entries: limits.entries,
-        };
+        let guard = Guard::new(store, stop, vec![data_path.clone(), index_path.clone()])?;
         let made = layer::convert(
             self.open_blob(blob)?,
             None,
             &mut data,
             &mut index,
-            &budget,
-            &|| stop.asked(),
+            &Budget::from(limits),
+            &|| guard.must_stop(),
         );
-        stop.check()?;
-        let made = made.map_err(|source| StoreError::Layer {
-            blob: *blob,
-            source,
-        })?;
-        let whole = made.diff_id == *diff_id
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => return unproven_layer(blob, error, &guard, temp.path()),
+        };
+        let same = made.diff_id == layer.diff_id
             && same(&data_path, &layer.data, stop)?
             && same(&index_path, &layer.index, stop)?;
-        if !whole {
-            verified.damage.push(Damage::Layer(*diff_id));
-        }
-        Ok(())
+        Ok(Proof::of(same))
     }
 
     fn verify_root(
@@ -171,7 +184,6 @@ impl Visit {
         {
             return Ok(());
         }
-        verified.roots += 1;
         let mut layers = Vec::new();
         for diff_id in &root.layers {
             layers.push(
@@ -179,9 +191,13 @@ impl Visit {
                     .ok_or_else(|| self.store().missing("the layer", diff_id))?,
             );
         }
-        let temp = build_in_temp(self.store(), &layers, limits, stop)?;
+        let temp = match build_in_temp(self.store(), &layers, limits, stop) {
+            Ok(temp) => temp,
+            Err(error) => return unproven_root(error, &layers, verified),
+        };
+        verified.roots += 1;
         let dir = self.store().root_dir(&record.root);
-        for name in ["meta", "root.vmdk"] {
+        for name in [META, DISK] {
             if !same(&temp.path().join(name), &dir.join(name), stop)? {
                 verified.damage.push(damage);
                 return Ok(());
@@ -201,11 +217,74 @@ impl Visit {
                     remove(&index)?;
                 }
                 // The record alone: without it the root is not there, while whoever holds it still does.
-                Damage::Root(key) => remove(&self.store().root_dir(key).join("root.json"))?,
+                Damage::Root(key) => remove(&self.store().root_dir(key).join(RECORD))?,
             }
         }
         Ok(())
     }
+}
+
+/// What came of making a layer once more.
+enum Proof {
+    Same,
+    Other,
+    /// It could not be made.
+    None,
+}
+
+impl Proof {
+    fn of(same: bool) -> Self {
+        if same { Self::Same } else { Self::Other }
+    }
+}
+
+/// A layer's blob that is refused has the right digest, so that the layer was made of it once: by other rules, or below
+/// higher ceilings. That is no damage.
+fn unproven_layer(
+    blob: &Digest,
+    source: LayerError,
+    guard: &Guard<'_>,
+    dir: &Path,
+) -> Result<Proof, StoreError> {
+    if let Some(reason) = guard.reason(&source, dir) {
+        return Err(reason);
+    }
+    match source {
+        LayerError::Read(_) | LayerError::Write { .. } => Err(StoreError::Layer {
+            blob: *blob,
+            source,
+        }),
+        _ => Ok(Proof::None),
+    }
+}
+
+/// A root that cannot be made once more: a layer is damaged, whose blob is gone, or its layers are refused now.
+fn unproven_root(
+    error: StoreError,
+    layers: &[Layer],
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
+    let StoreError::Root(source) = &error else {
+        return Err(error);
+    };
+    let damaged = match source {
+        RootError::Index {
+            source: LayerError::Stored { .. },
+            ..
+        }
+        | RootError::Io { .. } => return Err(error),
+        // Numbered from 1.
+        RootError::Index { layer, .. } | RootError::Damaged { layer, .. } => {
+            layers.get(usize::from(*layer).wrapping_sub(1))
+        }
+        RootError::DataSize { path, .. } => layers.iter().find(|layer| layer.data == *path),
+        _ => None,
+    };
+    match damaged {
+        Some(layer) => verified.damage.push(Damage::Layer(layer.diff_id)),
+        None => verified.unproven += 1,
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), StoreError> {

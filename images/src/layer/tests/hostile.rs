@@ -320,7 +320,7 @@ fn a_sparse_file_of_a_tebibyte_is_refused_or_takes_no_room() {
     };
     assert_eq!((found, limit), (size, ROOMY.file_bytes));
     let error = tried.end_text();
-    assert!(error.contains("1099511627776") && error.contains("WAGGLE_IMAGE_MAX_FILE_BYTES"));
+    assert!(error.contains("1099511627776") && error.contains("WAGGLE_IMAGE_MAX_FILE_MB"));
 
     let raised = Budget {
         file_bytes: size,
@@ -418,7 +418,7 @@ fn bounded(blob: impl Read) {
         panic!("{:?}", tried.end)
     };
     assert!(needed > MIB && tried.written <= MIB, "{}", tried.written);
-    assert!(tried.end_text().contains("WAGGLE_IMAGE_MAX_BYTES"));
+    assert!(tried.end_text().contains("WAGGLE_IMAGE_MAX_UNPACKED_MB"));
 }
 
 #[test]
@@ -455,6 +455,34 @@ fn bombs_end_at_the_ceiling() {
         io::repeat(0),
         flate2::Compression::fast(),
     ));
+}
+
+/// The sum of the extensions' sizes is beyond what a number holds.
+#[test]
+fn sizes_beyond_all_numbers_are_no_panic() {
+    for size in [u64::MAX, u64::MAX - 511, u64::MAX - 2000, 1 << 63] {
+        let archive = Archive::default()
+            .pax(&[("comment", &[b'c'; 3000])])
+            .member("n", b'L', b"", |header| {
+                // In base 256, as GNU writes what octal digits do not hold.
+                let field = &mut header.as_mut_bytes()[124..136];
+                field.fill(0);
+                field[0] = 0x80;
+                field[4..].copy_from_slice(&size.to_be_bytes());
+            })
+            .file("f", b"x")
+            .end();
+        let error = refused(&archive);
+        assert!(
+            matches!(
+                error,
+                LayerError::Parser { .. }
+                    | LayerError::Malformed { .. }
+                    | LayerError::HeaderTooLong { .. }
+            ),
+            "{error}"
+        );
+    }
 }
 
 #[test]
