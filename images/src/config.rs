@@ -7,7 +7,7 @@
 //! Whoever made it may be hostile. What does not concern the files, and makes no sense, is left out with a note
 //! instead of refusing the image: it would run without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::image::ImageConfiguration;
 
@@ -79,6 +79,9 @@ const LONGEST_VARIABLE: usize = (128 << 10) - 1;
 /// Bytes of all variables: a program gets them and its arguments within a quarter of its stack, 2 MiB.
 const MOST_ENV_BYTES: usize = 512 << 10;
 
+/// How many variables: each is a part of every request to run something. Real images have some ten.
+const MOST_VARIABLES: usize = 1000;
+
 /// How many notes are kept: they are for people.
 const MOST_NOTES: usize = 20;
 
@@ -148,9 +151,22 @@ impl ImageConfig {
     }
 }
 
-/// `NAME=VALUE` pairs that a program can be given.
+/// `NAME=VALUE` pairs that a program can be given, each name once.
 fn variables(pairs: &[String], notes: &mut Notes) -> Vec<(String, String)> {
-    let mut variables: Vec<(String, String)> = Vec::new();
+    let good = good_variables(pairs, notes);
+    // From the end, so that the value that counts is met first.
+    let mut seen = BTreeSet::new();
+    let last = good.iter().rev().filter(|(name, _)| seen.insert(*name));
+    let mut variables: Vec<_> = last
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    variables.reverse();
+    variables
+}
+
+/// Those that Linux takes, as far as there is room.
+fn good_variables<'a>(pairs: &'a [String], notes: &mut Notes) -> Vec<(&'a str, &'a str)> {
+    let mut variables = Vec::new();
     let mut bytes = 0_usize;
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
@@ -175,8 +191,14 @@ fn variables(pairs: &[String], notes: &mut Notes) -> Vec<(String, String)> {
             ));
             break;
         }
-        variables.retain(|(other, _)| other != name);
-        variables.push((name.to_owned(), value.to_owned()));
+        if variables.len() == MOST_VARIABLES {
+            notes.add(format!(
+                "variables from {:?} on, over {MOST_VARIABLES} of them",
+                head(name)
+            ));
+            break;
+        }
+        variables.push((name, value));
     }
     variables
 }
@@ -286,6 +308,29 @@ mod tests {
             "{}",
             parsed.env.len()
         );
+    }
+
+    #[test]
+    fn variables_are_bounded_by_their_number_and_the_last_of_a_name_counts() {
+        let env = |pairs: &[String]| {
+            let pairs: Vec<_> = pairs.iter().map(|pair| format!("\"{pair}\"")).collect();
+            let config = format!(r#"{{"Env":[{}]}}"#, pairs.join(","));
+            let parsed = ImageConfig::parse(&json(&config, 0), 0).unwrap();
+            (parsed.env, parsed.notes)
+        };
+        // As many as there is room for bytes of: what is done for each must not grow with their number.
+        let many: Vec<_> = (0..100_000).map(|n| format!("{n:x}=")).collect();
+        let (kept, notes) = env(&many);
+        assert_eq!(kept.len(), MOST_VARIABLES);
+        assert_eq!(kept[10].0, "a");
+        assert!(notes.len() == 1 && notes[0].contains("1000"), "{notes:?}");
+        let (kept, notes) = env(&many[..MOST_VARIABLES]);
+        assert_eq!((kept.len(), notes.len()), (MOST_VARIABLES, 0));
+
+        let again = ["A=1", "B=1", "A=2", "C=1", "B=2"].map(str::to_owned);
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let expected = [("A", "2"), ("C", "1"), ("B", "2")].map(pair);
+        assert_eq!(env(&again).0, expected);
     }
 
     #[test]

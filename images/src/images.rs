@@ -23,10 +23,14 @@ mod list;
 mod look;
 mod progress;
 mod push;
+mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use error::Error;
 pub use list::{Inspection, LayerSummary, PROTOCOL_LABEL, Summary};
 pub use progress::{Progress, Report, Stage};
+pub use sweep::Removed;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -38,10 +42,7 @@ use tokio::sync::Semaphore;
 use crate::config::ImageConfig;
 use crate::reference::Reference;
 use crate::registry::{Platform, Registry, RegistryError, RegistryOptions};
-use crate::store::{
-    Hold, Policy, Provenance, Pruned, Record, Root, Stop, Stopper, Store, StoreError, Verified,
-    Visit,
-};
+use crate::store::{Hold, Provenance, Record, Root, Stopper, Store, StoreError, Visit};
 use crate::{Digest, Limits};
 use install::{Install, Supply};
 use progress::Meter;
@@ -120,24 +121,6 @@ pub struct Image {
     hold: Hold,
 }
 
-/// What became of an image that was to be removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// Bytes that are free now.
-    pub bytes: u64,
-    /// Somebody is pulling: what only this image needed goes with the next removal or pull.
-    pub deferred: bool,
-}
-
-/// How long an eviction waits for those at work: no longer than a process that was just started keeps a lock.
-const EVICT_PATIENCE: Duration = Duration::from_millis(20);
-
-/// How long a removal waits for pulls to end, so that what is free is said at once.
-const SWEEP_PATIENCE: Duration = Duration::from_millis(500);
-
-/// How long a prune waits for them, since nothing but that was asked for.
-const PRUNE_PATIENCE: Duration = Duration::from_secs(10);
-
 impl Images {
     /// Opens the store, and makes it if it is not there. Asks no registry.
     ///
@@ -161,6 +144,16 @@ impl Images {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether an image of that name is known. It may be damaged: its next use mends it then, or says why not. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub fn knows(&self, reference: &Reference) -> Result<bool, Error> {
+        let visit = self.store.visit_blocking()?;
+        Ok(known(&visit, reference)?.is_some())
     }
 
     /// Sees to it that an image is there, and holds it. Cancel-safe.
@@ -204,7 +197,7 @@ impl Images {
         stopper: &Stopper,
     ) -> Result<(Image, bool), Error> {
         let visit = self.store.visit().await?;
-        let known = visit.record(&reference.to_string())?;
+        let known = known(&visit, reference)?;
         // What a digest names never changes.
         let fixed = reference.is_local() || reference.digest().is_some();
         if let Some(record) = &known
@@ -214,10 +207,7 @@ impl Images {
                 return Ok((image, false));
             }
             // Something of it is damaged or gone. Most often its blobs are there still.
-            match self
-                .remake(&visit, reference, record, meter, stopper)
-                .await
-            {
+            match self.remake(&visit, reference, record, meter, stopper).await {
                 Ok(image) => return Ok((image, false)),
                 Err(error) if record.provenance == Provenance::Imported || pull == Pull::Never => {
                     return Err(error);
@@ -299,15 +289,12 @@ impl Images {
         let Some(root) = visit.root(&record.root)? else {
             return Ok(None);
         };
+        let named = (record.config, record.layers.len());
         let limit = self.options.limits.config_bytes;
-        let Some(config) = visit.read_blob(&record.config, limit)? else {
+        let what = reference.to_string();
+        let Some(config) = install::config(visit, named, limit, what).await? else {
             return Ok(None);
         };
-        let config =
-            ImageConfig::parse(&config, record.layers.len()).map_err(|source| Error::Config {
-                reference: reference.to_string(),
-                source,
-            })?;
         let image = self.hold(visit, reference, record, root, config).await?;
         visit.touch(&record.reference)?;
         Ok(Some(image))
@@ -368,104 +355,22 @@ impl Images {
             hold,
         })
     }
+}
 
-    /// Removes an image. What only it needed goes as well, now or with the next sweep. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// It is not there, or an environment uses it.
-    pub fn remove(&self, reference: &Reference) -> Result<Removed, Error> {
-        let name = reference.to_string();
-        let visit = self.store.visit_blocking()?;
-        let records = self.store.records()?;
-        let Some((record, _)) = records.iter().find(|(record, _)| record.reference == name) else {
-            return Err(Error::NotThere {
-                reference: reference.clone(),
-            });
-        };
-        // Another name of the same root keeps it.
-        let shared = records
-            .iter()
-            .any(|(other, _)| other.root == record.root && other.reference != record.reference);
-        if !shared && visit.is_held(&record.root)? {
-            return Err(Error::InUse {
-                reference: reference.clone(),
-            });
-        }
-        visit.forget(&name)?;
-        drop(visit);
-        match self.swept(&Policy::default(), SWEEP_PATIENCE) {
-            Ok(pruned) => Ok(Removed {
-                bytes: pruned.bytes,
-                deferred: false,
-            }),
-            Err(StoreError::Busy { .. }) => Ok(Removed {
-                bytes: 0,
-                deferred: true,
-            }),
-            Err(error) => Err(error.into()),
-        }
+/// What is known of a reference. A record of other content than the reference's digest says, as older releases took it
+/// from files, is none.
+fn known(visit: &Visit, reference: &Reference) -> Result<Option<Record>, StoreError> {
+    let Some(record) = visit.record(&reference.to_string())? else {
+        return Ok(None);
+    };
+    let right = reference
+        .digest()
+        .is_none_or(|digest| record.has_digest(&digest));
+    if !right {
+        let manifest = record.manifest;
+        tracing::warn!(%reference, %manifest, "a name's digest is not its image's, so the name counts as not there");
     }
-
-    /// Removes images that are older than the age or do not fit the size, with `all` every image that no environment
-    /// uses, and all that nothing needs. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// Pulls are under way, or something cannot be removed.
-    pub fn prune(&self, all: bool) -> Result<Pruned, Error> {
-        let policy = Policy {
-            all,
-            partials: true,
-            ..self.policy()
-        };
-        Ok(self.swept(&policy, PRUNE_PATIENCE)?)
-    }
-
-    /// Like [`Self::prune`] without `all`, if nobody is at work in the store; to be called now and then. What fails is
-    /// logged: nobody waits for it.
-    pub async fn evict(&self) {
-        let images = self.clone();
-        let work = move || images.swept(&images.policy(), EVICT_PATIENCE);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(pruned)) if !pruned.images.is_empty() => {
-                tracing::info!(images = ?pruned.images, bytes = pruned.bytes, "images were evicted");
-            }
-            Ok(Ok(_) | Err(StoreError::Busy { .. })) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the image cache cannot be swept"),
-            Err(error) => tracing::warn!(%error, "the image cache cannot be swept"),
-        }
-    }
-
-    /// Reads everything and says what is damaged; with `mend` it is taken away, and made again at the next use. Blocks,
-    /// for about as long as making it took.
-    ///
-    /// # Errors
-    ///
-    /// Something cannot be read.
-    pub fn verify(&self, mend: bool) -> Result<Verified, Error> {
-        let visit = self.store.visit_blocking()?;
-        let records: Vec<_> = self
-            .store
-            .records()?
-            .into_iter()
-            .map(|(record, _)| record)
-            .collect();
-        let stop = Stop::default();
-        Ok(visit.verify(&records, &self.options.limits, mend, &stop)?)
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            max_age: self.options.max_age,
-            max_bytes: self.options.max_bytes,
-            ..Policy::default()
-        }
-    }
-
-    fn swept(&self, policy: &Policy, patience: Duration) -> Result<Pruned, StoreError> {
-        self.store.sweep(patience)?.prune(policy, SystemTime::now())
-    }
+    Ok(right.then_some(record))
 }
 
 /// Seconds since 1970.

@@ -1,24 +1,25 @@
 // SPDX-FileCopyrightText: Copyright 2026 The Waggle Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//! Images from files that skopeo and umoci wrote, and from hostile hands; and out again to a registry.
+//! Images from files that skopeo and umoci wrote; and out again to a registry.
 
 mod child;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use support::image::{Layout, noise};
+use child::BEGINS;
+use support::image::{Layout, index, noise};
 use support::registry::{Registry as Server, Variant, options};
 use support::{have, run};
 use waggle_images::config::ConfigError;
 use waggle_images::images::{Error, Images, Options, Pull};
 use waggle_images::source::SourceError;
-use waggle_images::store::{Provenance, StoreError};
+use waggle_images::store::{Provenance, Record, StoreError};
 use waggle_images::{Digest, Reference};
 
 const TOOLS: &[&str] = &["docker-registry", "skopeo", "umoci"];
@@ -254,212 +255,40 @@ async fn a_root_file_system_becomes_the_same_image_each_time() {
     );
 }
 
-/// One member of a hostile layer: its name, its type, where it leads to.
-struct Member<'a>(&'a [u8], tar::EntryType, &'a str);
-
-fn put(field: &mut [u8], text: &[u8]) {
-    let length = text.len();
-    field
-        .get_mut(..length)
-        .expect("room for it")
-        .copy_from_slice(text);
+/// `docker save`, of an image of that name with this layer.
+fn saved(path: &Path, name: &str, layer: &[u8]) {
+    saved_layers(path, name, &[layer]);
 }
 
-/// A tar of members as they are given: nothing cleans their names.
-fn raw_tar(members: &[Member<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for Member(name, kind, target) in members {
-        let mut header = tar::Header::new_gnu();
-        put(&mut header.as_old_mut().name, name);
-        header.set_entry_type(*kind);
-        header.set_mode(0o4777);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        let content = if kind.is_file() {
-            &b"written by a layer"[..]
-        } else {
-            b""
-        };
-        header.set_size(content.len() as u64);
-        if !target.is_empty() {
-            put(&mut header.as_old_mut().linkname, target.as_bytes());
-        }
-        header.set_cksum();
-        bytes.extend(header.as_bytes());
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(512), 0);
-    }
-    bytes.resize(bytes.len() + 1024, 0);
-    bytes
-}
-
-/// `docker save`, of an image with this layer.
-fn saved(path: &Path, layer: &[u8]) {
+/// The same with several layers.
+fn saved_layers(path: &Path, name: &str, layers: &[&[u8]]) {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
     let config = serde_json::json!({
         "architecture": waggle_images::config::host_architecture(), "os": "linux",
-        "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer)] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
-    let manifest =
-        serde_json::json!([{ "Config": "c", "RepoTags": ["hostile:1"], "Layers": ["l"] }]);
+    let files: Vec<_> = (0..layers.len()).map(|n| format!("l{n}")).collect();
+    let manifest = serde_json::json!([{ "Config": "c", "RepoTags": [name], "Layers": files }]);
     let (config, manifest) = (config.to_string(), manifest.to_string());
-    tar(
-        path,
-        &[
-            ("c", config.as_bytes()),
-            ("l", layer),
-            ("manifest.json", manifest.as_bytes()),
-        ],
-    );
+    let files = files.iter().map(String::as_str);
+    let mut members: Vec<(&str, &[u8])> = files.zip(layers.iter().copied()).collect();
+    members.extend([
+        ("c", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ]);
+    tar(path, &members);
 }
 
-/// Everything below a folder but what is below `but`: kind, size, times, content.
-fn listing(dir: &Path, but: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path == but {
-                continue;
-            }
-            let status = fs::symlink_metadata(&path).expect("its status");
-            let content = if status.is_file() {
-                fs::read(&path).expect("its content")
-            } else {
-                Vec::new()
-            };
-            let about = (
-                status.mode(),
-                status.size(),
-                status.mtime(),
-                status.mtime_nsec(),
-                content,
-            );
-            if status.is_dir() {
-                folders.push(path.clone());
-            }
-            all.insert(path, about);
-        }
-    }
-    all
-}
-
-#[test]
-fn nothing_outside_the_cache_is_ever_written() {
-    use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
-    let dir = tempfile::tempdir().unwrap();
-    let cache = dir.path().join("cache");
-    let victim = dir.path().join("victim");
-    fs::create_dir(&victim).unwrap();
-    fs::write(victim.join("file"), "as it was").unwrap();
-    fs::write(dir.path().join("near"), "as it was").unwrap();
-    // Made by nobody but this test: the store, so that the other process finds it.
-    drop(images(&cache));
-    let absolute = victim.join("file").display().to_string();
-    let up = "../".repeat(20) + absolute.trim_start_matches('/');
-    assert!(
-        up.len() < 100 && absolute.len() < 100,
-        "the temporary folder is too deep"
-    );
-    let layers: Vec<(&str, Vec<u8>)> = vec![
-        ("up", raw_tar(&[Member(b"../near", Regular, "")])),
-        ("far up", raw_tar(&[Member(up.as_bytes(), Regular, "")])),
-        (
-            "hidden up",
-            raw_tar(&[Member(b"a/../../../../near", Regular, "")]),
-        ),
-        (
-            "absolute",
-            raw_tar(&[Member(absolute.as_bytes(), Regular, "")]),
-        ),
-        (
-            "through a symlink",
-            raw_tar(&[
-                Member(b"out", Symlink, &victim.display().to_string()),
-                Member(b"out/file", Regular, ""),
-                Member(b"out/new", Regular, ""),
-            ]),
-        ),
-        (
-            "over a symlink",
-            raw_tar(&[
-                Member(b"out", Symlink, &absolute),
-                Member(b"out", Regular, ""),
-            ]),
-        ),
-        (
-            "hard link",
-            raw_tar(&[Member(b"out", Link, &absolute), Member(b"out", Regular, "")]),
-        ),
-        (
-            "hard link up",
-            raw_tar(&[Member(b"out", Link, &up), Member(b"out", Regular, "")]),
-        ),
-        (
-            "devices",
-            raw_tar(&[
-                Member(b"null", Char, ""),
-                Member(b"disk", Block, ""),
-                Member(b"pipe", Fifo, ""),
-            ]),
-        ),
-        (
-            "root",
-            raw_tar(&[Member(b"/", Directory, ""), Member(b"./", Directory, "")]),
-        ),
-        (
-            "root replaced",
-            raw_tar(&[Member(b"/", Symlink, &absolute)]),
-        ),
-        (
-            "whiteout of root",
-            raw_tar(&[Member(b".wh..", Regular, ""), Member(b".wh.", Regular, "")]),
-        ),
-        (
-            "whiteout up",
-            raw_tar(&[Member(b"../.wh.near", Regular, "")]),
-        ),
-        (
-            "not UTF-8",
-            raw_tar(&[Member(b"\xff\xfe/\x80", Regular, "")]),
-        ),
-        ("garbage", noise(10_000)),
-    ];
-    let before = listing(dir.path(), &cache);
-    let mut imported = 0;
-    for (name, layer) in &layers {
-        let path = cache.join("temp/hostile.tar");
-        saved(&path, layer);
-        let other = child::start_import(&cache, &path);
-        let (ended, said) = other.finish();
-        assert!(ended, "{name}: {said}");
-        for line in said.lines().filter_map(|line| line.split_once("waggle: ")) {
-            eprintln!("{name}: {}", line.1);
-        }
-        assert!(
-            said.contains("waggle: refused") || said.contains("waggle: imported"),
-            "{name}: {said}"
-        );
-        imported += usize::from(said.contains("waggle: imported"));
-        assert!(
-            !said.contains("FullyEnforced") || said.contains("PermissionDenied"),
-            "{said}"
-        );
-        assert_eq!(listing(dir.path(), &cache), before, "{name}");
-    }
-    // Some are strange but legal: they are contained.
-    assert!(imported >= 3, "{imported}");
-    let images = images(&cache);
-    assert_eq!(images.verify(false).unwrap().damage, []);
-    images.prune(true).unwrap();
-    for folder in ["blobs/sha256", "layers", "roots", "refs", "partial", "temp"] {
-        assert_eq!(
-            fs::read_dir(cache.join(folder)).unwrap().count(),
-            0,
-            "{folder}"
-        );
-    }
+/// The tar of a root file system with one file.
+fn layer(content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    let mut builder = tar::Builder::new(Vec::new());
+    builder
+        .append_data(&mut header, "file", content)
+        .expect("a member");
+    builder.into_inner().expect("an archive")
 }
 
 #[tokio::test]
@@ -467,7 +296,7 @@ async fn what_cannot_be_used_is_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let cache = images(&dir.path().join("cache"));
     let path = dir.path().join("image");
-    let layer = raw_tar(&[Member(b"a", tar::EntryType::Regular, "")]);
+    let layer = layer(b"a");
     let import = async |config: serde_json::Value| {
         let manifest = serde_json::json!([{ "Config": "c", "RepoTags": ["x:1"], "Layers": ["l"] }]);
         let (config, manifest) = (config.to_string(), manifest.to_string());
@@ -507,4 +336,269 @@ async fn what_cannot_be_used_is_refused_with_a_reason() {
     let good = serde_json::json!({ "architecture": host, "os": "linux", "rootfs": rootfs });
     let imported = import(good).await.unwrap();
     assert_eq!(imported[0].reference, reference("localhost/x:1"));
+}
+
+/// Another name for the image of a layout with one, in `index.json`.
+fn rename(layout: &Path, name: &str) {
+    let path = layout.join("index.json");
+    let index = fs::read(&path).expect("an index");
+    let mut index: serde_json::Value = serde_json::from_slice(&index).expect("an index");
+    let entry = index.pointer_mut("/manifests/0/annotations");
+    *entry.expect("an entry") = serde_json::json!({ "org.opencontainers.image.ref.name": name });
+    fs::write(&path, index.to_string()).expect("an index");
+}
+
+#[tokio::test]
+async fn a_name_with_a_digest_is_that_of_the_image() {
+    if !have(TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let layout = layout(dir.path());
+    let cache = images(&dir.path().join("cache"));
+    let other = Digest::of(b"other");
+    let foreign = format!("ghcr.io/acme/tool@{other}");
+    let refused = |error: Error| {
+        assert!(
+            matches!(&error, Error::OtherContent { reference, .. } if *reference == foreign),
+            "{error}"
+        );
+    };
+    rename(&layout.path, &foreign);
+    let import = async |name: Option<&Reference>| cache.import(&layout.path, name, &|_| ()).await;
+    refused(import(None).await.unwrap_err());
+    let given = reference(&foreign);
+    refused(import(Some(&given)).await.unwrap_err());
+    let file = dir.path().join("file");
+    saved(&file, &foreign, &layer(b"x"));
+    refused(cache.import(&file, None, &|_| ()).await.unwrap_err());
+    fs::write(&file, layer(b"x")).unwrap();
+    let root_fs = cache.import(&file, Some(&given), &|_| ()).await;
+    refused(root_fs.unwrap_err());
+    assert_eq!(cache.list().unwrap(), []);
+
+    // Its own digest is as good a name as any.
+    let name = reference("localhost/tool:1");
+    let manifest = import(Some(&name)).await.unwrap()[0].manifest;
+    let own = name.with_digest(manifest);
+    rename(&layout.path, &own.to_string());
+    assert_eq!(import(None).await.unwrap()[0].reference, own);
+    assert_eq!(key(&cache, &own).await, key(&cache, &name).await);
+}
+
+#[tokio::test]
+async fn a_record_of_other_content_does_not_keep_a_digest_from_being_pulled() {
+    if !have(TOOLS) {
+        return;
+    }
+    let server = Server::start(Variant::Plain);
+    let dir = tempfile::tempdir().unwrap();
+    let layout = layout(dir.path());
+    server.put(&layout.path, "one", "acme/tool:1");
+    let cache = images(&dir.path().join("cache"));
+    let tag = server.reference("acme/tool:1");
+    let pulled = cache.ensure(&tag, Pull::Missing, &|_| ()).await.unwrap();
+    let file = dir.path().join("file");
+    saved(&file, "localhost/other:1", &layer(b"other"));
+    let other = cache.import(&file, None, &|_| ()).await.unwrap().remove(0);
+    // As a release before this one took it from a file.
+    let pinned = tag.with_digest(pulled.manifest);
+    let visit = cache.store().visit().await.unwrap();
+    let record = visit.record(&other.reference.to_string()).unwrap().unwrap();
+    visit
+        .remember(&Record {
+            reference: pinned.to_string(),
+            ..record
+        })
+        .unwrap();
+    drop(visit);
+    let missing = cache.ensure(&pinned, Pull::Never, &|_| ()).await;
+    assert!(matches!(missing, Err(Error::NotThere { .. })));
+    let image = cache.ensure(&pinned, Pull::Missing, &|_| ()).await.unwrap();
+    assert_eq!((image.manifest, image.key), (pulled.manifest, pulled.key));
+    assert_eq!(
+        cache.inspect(&pinned).unwrap().summary.manifest,
+        pulled.manifest
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_meant_another_image_is_replaced_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = images(&dir.path().join("cache"));
+    let path = dir.path().join("saved");
+    let import = async |content: &[u8]| {
+        saved(&path, "localhost/tool:1", &layer(content));
+        let mut imported = cache.import(&path, None, &|_| ()).await.unwrap();
+        assert_eq!(imported.len(), 1);
+        imported.remove(0)
+    };
+    let first = import(b"first").await;
+    assert_eq!(first.replaced, None);
+    let second = import(b"second").await;
+    assert_ne!(second.manifest, first.manifest);
+    assert_eq!(second.replaced, Some(first.manifest));
+    assert_eq!(import(b"second").await.replaced, None);
+    let listed = cache.list().unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].manifest, listed[0].replaced),
+        (1, second.manifest, None)
+    );
+}
+
+#[tokio::test]
+async fn of_a_layout_for_several_platforms_this_hosts_image_is_taken() {
+    if !have(TOOLS) || !have(&["buildah"]) {
+        return;
+    }
+    let host = waggle_images::config::host_architecture();
+    let server = Server::start(Variant::Plain);
+    let layout = Layout::new(server.dir.path(), "layout");
+    let names = [("other", "s390x"), ("ours", host)].map(|(tag, architecture)| {
+        layout.image(tag, architecture, &[("/arch", architecture.as_bytes())]);
+        let name = format!("acme/{tag}:1");
+        server.put(&layout.path, tag, &name);
+        name
+    });
+    index(&server, "acme/multi:1", &[&names[0], &names[1]]);
+    index(&server, "acme/others:1", &[&names[0]]);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = images(&dir.path().join("cache"));
+    let ours = server.reference(&names[1]);
+    let ours = cache.ensure(&ours, Pull::Missing, &|_| ()).await.unwrap();
+    let copy = |name: &str, to: &str| {
+        let all = ["--all", "--src-tls-verify=false"];
+        skopeo(dir.path(), &server.skopeo(name), to, &all);
+    };
+    let path = dir.path().join("multi");
+    copy(
+        "acme/multi:1",
+        &format!("oci:{}:acme/multi:1", path.display()),
+    );
+    let archive = dir.path().join("multi.tar");
+    copy(
+        "acme/multi:1",
+        &format!("oci-archive:{}:acme/multi:2", archive.display()),
+    );
+    for (path, name) in [
+        (&path, "localhost/acme/multi:1"),
+        (&archive, "localhost/acme/multi:2"),
+    ] {
+        let imported = cache.import(path, None, &|_| ()).await.unwrap();
+        assert_eq!(imported.len(), 1);
+        assert_eq!(
+            (&imported[0].reference, imported[0].manifest),
+            (&reference(name), ours.manifest)
+        );
+        assert_eq!(key(&cache, &imported[0].reference).await, ours.key);
+        // It is known by the index, too.
+        let named = cache.inspect(&imported[0].reference).unwrap().named;
+        assert_ne!(named, ours.manifest);
+        let pinned = imported[0].reference.with_digest(named);
+        cache.import(path, Some(&pinned), &|_| ()).await.unwrap();
+    }
+
+    // The platforms in `index.json` itself, as some tools write it.
+    let entries: serde_json::Value =
+        serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap();
+    let digest: Digest = entries["manifests"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    fs::copy(
+        path.join("blobs/sha256").join(digest.hex()),
+        path.join("index.json"),
+    )
+    .unwrap();
+    let flat = reference("localhost/flat:1");
+    let imported = cache.import(&path, Some(&flat), &|_| ()).await.unwrap();
+    assert_eq!(imported[0].manifest, ours.manifest);
+
+    let path = dir.path().join("others");
+    copy(
+        "acme/others:1",
+        &format!("oci:{}:acme/others:1", path.display()),
+    );
+    let error = cache.import(&path, None, &|_| ()).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Registry(error) if error.to_string().contains("s390x")),
+        "{error}"
+    );
+    assert_eq!(cache.verify(false).unwrap().damage, []);
+}
+
+fn names(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a folder");
+    entries.map(|entry| entry.expect("a name").path()).collect()
+}
+
+#[tokio::test]
+async fn twenty_kills_of_an_import_corrupt_nothing_and_leak_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("saved");
+    let bytes = noise(1_000_000);
+    let layers: Vec<_> = (0..3).map(|n| layer(&bytes[n..])).collect();
+    let layers: Vec<_> = layers.iter().map(Vec::as_slice).collect();
+    saved_layers(&file, "localhost/killed:1", &layers);
+    let name = reference("localhost/killed:1");
+    // The fastest of three: a slow one would have most kills come when all is done.
+    let mut takes = Duration::MAX;
+    for run in 0..3 {
+        let mut other = child::start_import(&dir.path().join(format!("measured-{run}")), &file);
+        assert!(other.says(BEGINS));
+        let measured = Instant::now();
+        assert!(other.says("waggle: imported"));
+        takes = takes.min(measured.elapsed());
+    }
+    let whole = key(&images(&dir.path().join("measured-0")), &name).await;
+
+    let (mut unfinished, mut seen) = (0, BTreeSet::new());
+    for round in 0..100 {
+        // Chance decides where they fall: after 20, more come until one has hit the copying.
+        if round >= 20 && seen.contains("temp") {
+            break;
+        }
+        // Each store is killed in four times, so that kills also hit what kills left.
+        let cache = dir.path().join(format!("killed-{}", round / 4));
+        let mut other = child::start_import(&cache, &file);
+        assert!(other.says(BEGINS));
+        std::thread::sleep(takes.mul_f64(rand::random::<f64>() * 1.2));
+        other.kill();
+        let images = images(&cache);
+        unfinished += usize::from(images.list().unwrap().is_empty());
+        for folder in ["temp", "blobs/sha256", "layers", "roots"] {
+            if !names(&cache.join(folder)).is_empty() {
+                seen.insert(folder);
+            }
+        }
+        if round % 2 == 0 {
+            // What was left is gone on with.
+            continue;
+        }
+        let imported = images.import(&file, None, &|_| ()).await.unwrap();
+        assert_eq!(
+            (imported.len(), imported[0].replaced),
+            (1, None),
+            "round {round}"
+        );
+        assert_eq!(key(&images, &name).await, whole, "round {round}");
+        let verified = images.verify(false).unwrap();
+        assert_eq!(verified.damage, [], "round {round}");
+        assert_eq!((verified.layers, verified.roots), (3, 1));
+        images.prune(false).unwrap();
+        let none: [PathBuf; 0] = [];
+        for folder in ["partial", "temp"] {
+            assert_eq!(names(&cache.join(folder)), none, "round {round}");
+        }
+        // The manifest, the configuration, the layers.
+        assert_eq!(names(&cache.join("blobs/sha256")).len(), 5);
+        assert_eq!(names(&cache.join("layers")).len(), 6);
+        assert_eq!(names(&cache.join("roots")).len(), 1);
+        images.remove(&name).unwrap();
+        assert_eq!(names(&cache.join("blobs/sha256")), none);
+    }
+    eprintln!("an import takes {takes:?}; {unfinished} kills hit it, with leftovers in {seen:?}");
+    assert!(unfinished > 5, "only {unfinished} kills hit an import");
+    assert!(seen.contains("temp"), "{seen:?}");
 }

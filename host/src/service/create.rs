@@ -13,13 +13,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waggle_images::{
     Image, ImagesError, Reference,
-    images::{PROTOCOL_LABEL, Progress, Pull, Stage},
+    images::{Progress, Pull, Stage},
 };
-use waggle_protocol::handshake::{VERSION_MAX, VERSION_MIN};
 
 use super::{
-    Call, ImageError, Live, Service, ServiceError, image::Surroundings, install::Installs,
-    keyed::KeyedRuns, now, process::Processes, validate, watch,
+    Call, ImageError, Live, Service, ServiceError, foreign_agent, image::Surroundings,
+    install::Installs, keyed::KeyedRuns, now, process::Processes, validate, watch,
 };
 use crate::{
     environment::{
@@ -178,18 +177,14 @@ impl Service {
                 reference: reference.clone(),
                 source,
             })?;
-        let spoken = image.config.labels.get(PROTOCOL_LABEL);
-        if !self.settings.agent_inject
-            && let Some(range) = spoken.and_then(|text| versions(text))
-            && (range.0 > VERSION_MAX || range.1 < VERSION_MIN)
-        {
-            return Err(ImageError::Agent {
+        match foreign_agent(&image.config) {
+            Some(spoken) if !self.settings.agent_inject => Err(ImageError::Agent {
                 reference: reference.clone(),
-                spoken: range,
+                spoken,
             }
-            .into());
+            .into()),
+            _ => Ok(image),
         }
-        Ok(image)
     }
 
     /// A guest that knows its image and its way out. Nothing is left of one that could not be told.
@@ -255,7 +250,8 @@ fn choose_image(
     .into())
 }
 
-/// Whether an image that is to be used is there, or how it comes to be; for the server's start. Blocks.
+/// Whether an image that is to be used is there, or how it comes to be; for the server's start. One that is damaged is
+/// there: its first use mends it, or says why it cannot. Blocks.
 ///
 /// # Errors
 ///
@@ -264,11 +260,13 @@ pub fn find_image(
     images: &waggle_images::Images,
     reference: &Reference,
 ) -> Result<bool, ImagesError> {
-    match images.inspect(reference) {
-        Ok(_) => Ok(true),
-        Err(ImagesError::NotThere { .. }) if !reference.is_local() => Ok(false),
-        Err(error) => Err(error),
+    let there = images.knows(reference)?;
+    if !there && reference.is_local() {
+        return Err(ImagesError::NotThere {
+            reference: reference.clone(),
+        });
     }
+    Ok(there)
 }
 
 /// Tells a call how far its image is.
@@ -288,12 +286,6 @@ fn tell(progress: Progress, call: &Call) {
         Stage::Convert => call.printed(format!("{done} of {total} layers\n").as_bytes()),
         Stage::Resolve | Stage::Root | Stage::Push => {}
     }
-}
-
-/// `FIRST-LAST`, as our images' label has it.
-pub(crate) fn versions(text: &str) -> Option<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -339,13 +331,32 @@ mod tests {
         assert!(choose(&own, Some("registry.example/py:2")).is_err());
     }
 
-    #[test]
-    fn a_label_names_versions_or_nothing() {
-        assert_eq!(versions("1-3"), Some((1, 3)));
-        assert_eq!(versions("4"), Some((4, 4)));
-        for odd in ["", "-", "1-", "x", "1-2-3", "99999", "1 - 2"] {
-            assert_eq!(versions(odd), None, "{odd}");
+    #[tokio::test]
+    async fn an_image_that_is_damaged_is_there_when_the_server_starts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = dir.path().join("cache");
+        let options = waggle_images::images::Options::new(cache.clone());
+        let images = waggle_images::Images::open(options).expect("a store");
+        // The end of an archive: a root file system with nothing in it.
+        let tar = dir.path().join("root.tar");
+        std::fs::write(&tar, [0; 1024]).expect("an archive");
+        let find = |name: &str| find_image(&images, &name.parse().expect("a reference"));
+        for name in ["localhost/tool:1", "ghcr.io/acme/tool:1"] {
+            let name = name.parse().expect("a reference");
+            let imported = images.import(&tar, Some(&name), &|_| ()).await;
+            imported.expect("an image");
         }
+        let blobs = std::fs::read_dir(cache.join("blobs/sha256")).expect("blobs");
+        for blob in blobs {
+            std::fs::remove_file(blob.expect("a blob").path()).expect("it goes");
+        }
+        assert!(matches!(find("localhost/tool:1"), Ok(true)));
+        assert!(matches!(find("ghcr.io/acme/tool:1"), Ok(true)));
+        assert!(matches!(find("ghcr.io/acme/tool:2"), Ok(false)));
+        assert!(matches!(
+            find("localhost/tool:2"),
+            Err(ImagesError::NotThere { .. })
+        ));
     }
 
     #[test]

@@ -7,8 +7,11 @@
 //! Whoever made the image may be hostile, but all of this concerns its own guest only; the host merely bounds it.
 
 use serde_bytes::ByteBuf;
-use waggle_images::config::ImageConfig;
-use waggle_protocol::message::{EnvVar, ListFiles, User, WriteFile};
+use waggle_images::{config::ImageConfig, images::PROTOCOL_LABEL};
+use waggle_protocol::{
+    handshake::{VERSION_MAX, VERSION_MIN},
+    message::{EnvVar, ListFiles, User, WriteFile},
+};
 
 use crate::{
     environment::Made,
@@ -136,6 +139,23 @@ impl Surroundings {
             notes,
         }
     }
+}
+
+/// First and last version of the guest protocol that an image's label states, if this server speaks none of them: then
+/// no environment is made of it, unless the server puts its own agent in.
+///
+/// The label alone decides, whatever files the image has. One that states no versions is as none: the handshake decides.
+pub(crate) fn foreign_agent(config: &ImageConfig) -> Option<(u16, u16)> {
+    let spoken = versions(config.labels.get(PROTOCOL_LABEL)?)?;
+    let common = spoken.0 <= VERSION_MAX && spoken.1 >= VERSION_MIN;
+    (!common).then_some(spoken)
+}
+
+/// `FIRST-LAST`, as our images' label has it.
+fn versions(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some((first, last))
 }
 
 /// One that is neither root nor `sandbox`, which are what a guest has anyway.
@@ -267,6 +287,37 @@ mod tests {
         ] {
             assert_eq!(other_user(user).as_deref(), told);
         }
+    }
+
+    #[test]
+    fn a_label_names_versions_or_nothing() {
+        assert_eq!(versions("1-3"), Some((1, 3)));
+        assert_eq!(versions("4"), Some((4, 4)));
+        for odd in ["", "-", "1-", "x", "1-2-3", "99999", "1 - 2", "3-1"] {
+            assert_eq!(versions(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn an_agent_is_foreign_by_the_versions_of_its_label_alone() {
+        let foreign = |label: Option<String>| {
+            let mut config = config(&[], None);
+            let label = label.map(|label| (PROTOCOL_LABEL.to_owned(), label));
+            config.labels.extend(label);
+            foreign_agent(&config)
+        };
+        assert_eq!(foreign(None), None);
+        assert_eq!(foreign(Some("of this release".to_owned())), None);
+        for known in [VERSION_MIN, VERSION_MAX] {
+            assert_eq!(foreign(Some(known.to_string())), None);
+        }
+        let newer = VERSION_MAX + 1;
+        assert_eq!(foreign(Some(format!("{VERSION_MAX}-{newer}"))), None);
+        assert_eq!(
+            foreign(Some(format!("{newer}-{newer}"))),
+            Some((newer, newer))
+        );
+        assert_eq!(foreign(Some("0".to_owned())), Some((0, 0)));
     }
 
     #[test]

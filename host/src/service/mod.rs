@@ -40,7 +40,6 @@ use waggle_protocol::message::{self, EnvVar};
 use waggle_runtime::{Death, Vmm};
 
 pub use call::Call;
-pub(crate) use create::versions;
 pub use create::{CreateRequest, find_image};
 pub(crate) use error::chain;
 pub use error::{ImageError, ServiceError};
@@ -50,6 +49,7 @@ pub use files::{
     FolderListing, Found, FoundLine, LinesRead, ListRequest, Packed, ReadRequest, SearchRequest,
     WriteRequest, file_name,
 };
+pub(crate) use image::foreign_agent;
 pub use install::{Installation, Package};
 pub use keyed::KeyError;
 pub use network::NetworkReport;

@@ -82,6 +82,16 @@ pub enum Error {
         /// The tag alone, if it has one.
         tag: Option<String>,
     },
+    /// What is imported would be called by the digest of something else.
+    #[error("the image {manifest} in {} cannot be called {reference}, which is the name of other content: give it another name", path.display())]
+    OtherContent {
+        /// The file or folder.
+        path: PathBuf,
+        /// The name.
+        reference: String,
+        /// The image's manifest.
+        manifest: Digest,
+    },
     /// One name for several images.
     #[error("{} has {count} images, which cannot all have the name that was given: give none", path.display())]
     Ambiguous {

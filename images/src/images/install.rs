@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE};
 
 use super::progress::{Meter, Phase};
 use super::{Error, Images, now};
@@ -44,7 +45,7 @@ pub(super) struct Install<'a> {
 /// An image that is in the store, but has no name yet.
 pub(super) struct Done {
     named: Digest,
-    manifest: Digest,
+    pub(super) manifest: Digest,
     image: ImageManifest,
     provenance: Provenance,
     pub(super) config: ImageConfig,
@@ -76,11 +77,8 @@ impl Done {
     }
 }
 
-/// What an image's configuration is called.
-const CONFIG_TYPES: [&str; 2] = [
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-];
+/// What an image's configuration is called: OCI's name, and Docker's.
+const CONFIG_TYPES: [&str; 2] = [IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE];
 
 impl Install<'_> {
     /// Puts everything into the store, `named` (the manifest, or the index that it is from) included.
@@ -146,18 +144,14 @@ impl Install<'_> {
 
     async fn config(&self, image: &ImageManifest) -> Result<ImageConfig, Error> {
         let limit = self.images.options.limits.config_bytes;
-        let digest = &image.config.digest;
-        let mut bytes = self.visit.read_blob(digest, limit)?;
-        if bytes.is_none() {
-            self.drop_if_damaged(digest).await?;
-            self.bring(&image.config).await?;
-            bytes = self.visit.read_blob(digest, limit)?;
+        let named = (image.config.digest, image.layers.len());
+        let read = || config(self.visit, named, limit, self.what());
+        if let Some(config) = read().await? {
+            return Ok(config);
         }
-        let bytes = bytes.ok_or_else(|| self.missing(digest))?;
-        ImageConfig::parse(&bytes, image.layers.len()).map_err(|source| Error::Config {
-            reference: self.what(),
-            source,
-        })
+        self.drop_if_damaged(&named.0).await?;
+        self.bring(&image.config).await?;
+        read().await?.ok_or_else(|| self.missing(&named.0))
     }
 
     async fn layers(
@@ -343,6 +337,33 @@ pub(super) async fn receive(
             &|_| (),
         )
         .await?)
+}
+
+/// Reads the configuration of this digest, for so many layers, of what is called so. None: the store does not have it,
+/// or it is damaged. Off this thread: hostile ones are long.
+pub(super) async fn config(
+    visit: &Visit,
+    (digest, layers): (Digest, usize),
+    limit: u64,
+    what: String,
+) -> Result<Option<ImageConfig>, Error> {
+    let visit = visit.clone();
+    blocking(move || read_config(&visit, (digest, layers), limit, what)).await
+}
+
+/// Like [`config`], on this thread.
+pub(super) fn read_config(
+    visit: &Visit,
+    (digest, layers): (Digest, usize),
+    limit: u64,
+    what: String,
+) -> Result<Option<ImageConfig>, Error> {
+    let bytes = visit.read_blob(&digest, limit)?;
+    let parsed = bytes.map(|bytes| ImageConfig::parse(&bytes, layers));
+    parsed.transpose().map_err(|source| Error::Config {
+        reference: what,
+        source,
+    })
 }
 
 /// Reads a manifest which is that of one image.

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use super::install::read_config;
 use super::{Error, Images};
 use crate::Digest;
 use crate::config::ImageConfig;
 use crate::reference::Reference;
-use crate::store::{Provenance, Record, Visit};
+use crate::store::{Provenance, Record, StoreError, Visit};
 
 /// The label that says which versions of the guest protocol an image's agent speaks.
 pub const PROTOCOL_LABEL: &str = "dev.waggle.protocol";
@@ -37,6 +38,8 @@ pub struct Summary {
     pub resolved: SystemTime,
     /// When it was last used.
     pub used: SystemTime,
+    /// The manifest of another image, if its name meant that until it was imported just now.
+    pub replaced: Option<Digest>,
 }
 
 /// Everything about one image.
@@ -140,17 +143,14 @@ impl Images {
         let record = visit
             .record(&reference.to_string())?
             .ok_or_else(not_there)?;
-        let config = visit.read_blob(&record.config, self.options.limits.config_bytes)?;
-        let config = config.ok_or_else(|| crate::store::StoreError::Missing {
+        let named = (record.config, record.layers.len());
+        let limit = self.options.limits.config_bytes;
+        let config = read_config(&visit, named, limit, reference.to_string())?;
+        let config = config.ok_or_else(|| StoreError::Missing {
             what: "the configuration",
             digest: record.config,
             dir: self.store.dir().to_owned(),
         })?;
-        let config =
-            ImageConfig::parse(&config, record.layers.len()).map_err(|source| Error::Config {
-                reference: reference.to_string(),
-                source,
-            })?;
         let mut layers = Vec::new();
         for layer in &record.layers {
             let there = visit.layer(&layer.diff_id)?;
@@ -210,5 +210,6 @@ fn summarize(visit: &Visit, record: &Record, used: SystemTime) -> Result<Summary
             .checked_add(resolved)
             .unwrap_or(SystemTime::UNIX_EPOCH),
         used,
+        replaced: None,
     })
 }

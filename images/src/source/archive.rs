@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tar_core::parse::{Limits as HeaderLimits, ParseEvent, Parser};
 use tar_core::{EntryType, HEADER_SIZE};
 
-use super::{Content, SourceError};
+use super::{Content, SourceError, Stop};
 use crate::Limits;
 
 #[derive(Debug)]
@@ -51,12 +51,21 @@ const TELLING: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
 /// How many links are followed from one to the next.
 const MOST_LINKS: usize = 8;
 
-/// Bytes of a header with its extensions: names are at most 4 KiB, attributes do not matter here but may be long.
+/// Bytes of a name, or of where a link leads to, as Linux takes them (`PATH_MAX`). What is longer is nothing of an
+/// image's, and is not kept.
+const LONGEST_NAME: usize = 4096;
+
+/// Bytes of a header with its extensions: attributes do not matter here, but may be long.
 const LARGEST_HEADER: u32 = 1 << 20;
 
 impl Archive {
     /// Reads all headers.
-    pub(super) fn scan(path: &Path, file: Arc<File>, limits: &Limits) -> Result<Self, SourceError> {
+    pub(super) fn scan(
+        path: &Path,
+        file: Arc<File>,
+        limits: &Limits,
+        stop: Stop<'_>,
+    ) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Io {
             path: path.to_owned(),
             source,
@@ -79,6 +88,11 @@ impl Archive {
         let (mut at, mut entries, mut wanted) = (0_u64, 0_u64, HEADER_SIZE);
         let mut buffer = Vec::new();
         loop {
+            if stop() {
+                return Err(SourceError::Stopped {
+                    path: path.to_owned(),
+                });
+            }
             buffer.resize(wanted, 0);
             let count = read_fully(&archive.file, &mut buffer, at).map_err(failed)?;
             let header = buffer.get(..count).unwrap_or_default();
@@ -154,16 +168,13 @@ impl Archive {
 
     /// Notes where an entry is, if it could be a part of an image: those are at most in folders of folders.
     fn note(&mut self, name: &[u8], kind: EntryType, target: Option<&[u8]>, at: u64, size: u64) {
-        let Some(name) = std::str::from_utf8(name)
-            .ok()
-            .and_then(|name| normal("", name))
-        else {
+        let Some(name) = text(name).and_then(|name| normal("", name)) else {
             return;
         };
         if name.is_empty() || name.split('/').count() > 3 {
             return;
         }
-        let target = target.and_then(|target| std::str::from_utf8(target).ok());
+        let target = target.and_then(text);
         let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
         let place = match kind {
             EntryType::Regular | EntryType::Continuous => Place::File { at, size },
@@ -208,6 +219,12 @@ impl Archive {
         }
         Err(link())
     }
+}
+
+/// A name, or where a link leads to, as an archive of images may have it.
+fn text(bytes: &[u8]) -> Option<&str> {
+    let bytes = (bytes.len() <= LONGEST_NAME).then_some(bytes)?;
+    std::str::from_utf8(bytes).ok()
 }
 
 /// A name as it is within the archive; none if it leads out of it. By name only: no link is followed here.

@@ -10,12 +10,16 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_MEDIA_TYPE,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Found, Source, SourceError, is_compressed};
+use super::{Content, Contents, Found, Source, SourceError, Stop, is_compressed};
 use crate::Digest;
 use crate::config::ImageConfig;
+use crate::registry::media;
 
 /// One image of `manifest.json`.
 #[derive(Deserialize)]
@@ -39,7 +43,7 @@ struct Manifest {
 }
 
 /// A descriptor.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Blob {
     media_type: &'static str,
@@ -47,118 +51,187 @@ struct Blob {
     size: u64,
 }
 
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LIST: &str = "manifest.json";
 
-/// The images, and which file has which blob.
-pub(super) fn images(
-    source: &Source,
-) -> Result<(Vec<Found>, BTreeMap<Digest, String>), SourceError> {
-    let images: Vec<Image> = source.json("manifest.json")?;
-    let mut blobs = BTreeMap::new();
-    let mut found = Vec::new();
+/// The images, with the manifests that are made for them, and which file has which blob.
+pub(super) fn contents(source: &Source, stop: Stop<'_>) -> Result<Contents, SourceError> {
+    let images: Vec<Image> = source.parse(LIST, &source.list(LIST)?)?;
+    let names = |image: &Image| image.repo_tags.as_ref().map_or(0, Vec::len).max(1);
+    source.allow(images.iter().map(names).sum())?;
+    let mut reader = Reader {
+        source,
+        stop,
+        configs: BTreeMap::new(),
+        compressed: BTreeMap::new(),
+        contents: Contents::default(),
+    };
     for image in images {
-        let document = manifest(source, &image, &mut blobs)?;
-        let names = image.repo_tags.unwrap_or_default();
-        found.push(Found {
-            names,
-            document,
-            media_type: MANIFEST.to_owned(),
-        });
+        reader.image(image)?;
     }
-    Ok((found, blobs))
+    Ok(reader.contents)
 }
 
-fn manifest(
-    source: &Source,
-    image: &Image,
-    blobs: &mut BTreeMap<Digest, String>,
-) -> Result<Vec<u8>, SourceError> {
-    let limit = source.limits.layers;
-    if image.layers.len() > limit {
-        let (path, layers) = (source.path.clone(), image.layers.len());
-        return Err(SourceError::TooManyLayers {
-            path,
-            layers,
-            limit,
+/// Reads one image after the other. A file that many of them name, by whatever names, is read once.
+struct Reader<'a> {
+    source: &'a Source,
+    stop: Stop<'a>,
+    /// By place, and by the layers that the image has: one of another number is refused.
+    configs: BTreeMap<((u64, u64), usize), Config>,
+    /// Digests of compressed layers by place.
+    compressed: BTreeMap<(u64, u64), Digest>,
+    contents: Contents,
+}
+
+#[derive(Clone)]
+struct Config {
+    blob: Blob,
+    diff_ids: Vec<Digest>,
+}
+
+impl Reader<'_> {
+    fn image(&mut self, image: Image) -> Result<(), SourceError> {
+        let limit = self.source.limits.layers;
+        if image.layers.len() > limit {
+            let (path, layers) = (self.source.path.clone(), image.layers.len());
+            return Err(SourceError::TooManyLayers {
+                path,
+                layers,
+                limit,
+            });
+        }
+        let config = self.config(&image)?;
+        let mut layers = Vec::new();
+        for (name, diff_id) in image.layers.iter().zip(&config.diff_ids) {
+            self.check()?;
+            let layer = self.layer(name, diff_id)?;
+            self.contents.blobs.insert(layer.digest, name.clone());
+            layers.push(layer);
+        }
+        let manifest = write_manifest(config.blob, layers);
+        let digest = Digest::of(&manifest);
+        self.contents.made.insert(digest, manifest);
+        self.contents.images.push(Found {
+            names: image.repo_tags.unwrap_or_default(),
+            digest,
+            media_type: media::OCI_MANIFEST.to_owned(),
         });
+        Ok(())
     }
-    let bytes = source.read(
-        source.file(&image.config)?,
-        &image.config,
-        source.limits.config_bytes,
-    )?;
-    let config =
-        ImageConfig::parse(&bytes, image.layers.len()).map_err(|error| SourceError::Config {
+
+    fn config(&mut self, image: &Image) -> Result<Config, SourceError> {
+        self.check()?;
+        let source = self.source;
+        let content = source.file(&image.config)?;
+        let at = (content.place(), image.layers.len());
+        if let Some(known) = self.configs.get(&at) {
+            return Ok(known.clone());
+        }
+        let bytes = source.read(content, &image.config, source.limits.config_bytes)?;
+        let parsed = ImageConfig::parse(&bytes, image.layers.len());
+        let parsed = parsed.map_err(|error| SourceError::Config {
             path: source.path.clone(),
             source: error,
         })?;
-    let config_blob = Blob {
-        media_type: CONFIG,
-        digest: Digest::of(&bytes),
-        size: bytes.len() as u64,
-    };
-    blobs.insert(config_blob.digest, image.config.clone());
-    let mut layers = Vec::new();
-    for (name, diff_id) in image.layers.iter().zip(&config.diff_ids) {
-        let layer = layer(source, name, diff_id)?;
-        blobs.insert(layer.digest, name.clone());
-        layers.push(layer);
-    }
-    Ok(write_manifest(config_blob, layers))
-}
-
-fn layer(source: &Source, name: &str, diff_id: &Digest) -> Result<Blob, SourceError> {
-    let failed = |error| SourceError::Io {
-        path: source.path.clone(),
-        source: error,
-    };
-    let content = source.file(name)?;
-    let size = content.len();
-    let mut magic = [0; 4];
-    let short = size < magic.len() as u64;
-    if !short {
-        source.file(name)?.read_exact(&mut magic).map_err(failed)?;
-    }
-    if short || !is_compressed(magic) {
-        return Ok(Blob {
-            media_type: media_type(magic),
-            digest: *diff_id,
-            size,
-        });
-    }
-    let mut hasher = Sha256::new();
-    let mut content = content;
-    let mut chunk = vec![0; 256 << 10];
-    loop {
-        let count = content.read(&mut chunk).map_err(failed)?;
-        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
-            break;
+        let config = Config {
+            blob: Blob {
+                media_type: IMAGE_CONFIG_MEDIA_TYPE,
+                digest: Digest::of(&bytes),
+                size: bytes.len() as u64,
+            },
+            diff_ids: parsed.diff_ids,
         };
-        hasher.update(bytes);
+        let name = image.config.clone();
+        self.contents.blobs.insert(config.blob.digest, name);
+        self.configs.insert(at, config.clone());
+        Ok(config)
     }
-    Ok(Blob {
-        media_type: media_type(magic),
-        digest: Digest::finish(hasher),
-        size,
-    })
+
+    fn layer(&mut self, name: &str, diff_id: &Digest) -> Result<Blob, SourceError> {
+        let source = self.source;
+        let content = source.file(name)?;
+        let size = content.len();
+        let limit = source.limits.blob_bytes;
+        if size > limit {
+            return Err(SourceError::TooLong {
+                path: source.path.clone(),
+                name: name.to_owned(),
+                limit,
+            });
+        }
+        let mut magic = [0; 4];
+        let short = size < magic.len() as u64;
+        if !short {
+            let mut head = source.file(name)?;
+            head.read_exact(&mut magic)
+                .map_err(|error| self.failed(error))?;
+        }
+        let digest = if short || !is_compressed(magic) {
+            *diff_id
+        } else {
+            self.digest(content)?
+        };
+        Ok(Blob {
+            media_type: media_type(magic),
+            digest,
+            size,
+        })
+    }
+
+    /// What a compressed layer is named by, which nothing in the archive says.
+    fn digest(&mut self, mut content: Content) -> Result<Digest, SourceError> {
+        let place = content.place();
+        if let Some(known) = self.compressed.get(&place) {
+            return Ok(*known);
+        }
+        let mut hasher = Sha256::new();
+        let mut chunk = vec![0; 256 << 10];
+        loop {
+            self.check()?;
+            let count = content
+                .read(&mut chunk)
+                .map_err(|error| self.failed(error))?;
+            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            hasher.update(bytes);
+        }
+        let digest = Digest::finish(hasher);
+        self.compressed.insert(place, digest);
+        Ok(digest)
+    }
+
+    fn check(&self) -> Result<(), SourceError> {
+        if !(self.stop)() {
+            return Ok(());
+        }
+        Err(SourceError::Stopped {
+            path: self.source.path.clone(),
+        })
+    }
+
+    fn failed(&self, error: std::io::Error) -> SourceError {
+        SourceError::Io {
+            path: self.source.path.clone(),
+            source: error,
+        }
+    }
 }
 
 /// What a layer that begins so is called.
 fn media_type(magic: [u8; 4]) -> &'static str {
     match magic {
-        [0x1f, 0x8b, ..] => "application/vnd.oci.image.layer.v1.tar+gzip",
+        [0x1f, 0x8b, ..] => IMAGE_LAYER_GZIP_MEDIA_TYPE,
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             "application/vnd.oci.image.layer.v1.tar+zstd"
         }
-        _ => "application/vnd.oci.image.layer.v1.tar",
+        _ => IMAGE_LAYER_MEDIA_TYPE,
     }
 }
 
 fn write_manifest(config: Blob, layers: Vec<Blob>) -> Vec<u8> {
     let manifest = Manifest {
         schema_version: 2,
-        media_type: MANIFEST,
+        media_type: media::OCI_MANIFEST,
         config,
         layers,
     };
@@ -182,7 +255,7 @@ pub(crate) fn single(
     });
     let config = config.to_string().into_bytes();
     let config_blob = Blob {
-        media_type: CONFIG,
+        media_type: IMAGE_CONFIG_MEDIA_TYPE,
         digest: Digest::of(&config),
         size: config.len() as u64,
     };

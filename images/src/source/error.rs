@@ -115,6 +115,16 @@ pub enum SourceError {
         /// The ceiling.
         limit: u64,
     },
+    /// More images, or names of them, than any host has.
+    #[error("{} has {images} images and names, the limit is {limit}", path.display())]
+    TooManyImages {
+        /// The file or folder.
+        path: PathBuf,
+        /// How many it has.
+        images: usize,
+        /// The ceiling.
+        limit: usize,
+    },
     /// An image's configuration cannot be used.
     #[error("an image in {} cannot be used", path.display())]
     Config {
@@ -132,5 +142,11 @@ pub enum SourceError {
         layers: usize,
         /// The ceiling.
         limit: usize,
+    },
+    /// Nobody waits for it any more.
+    #[error("reading {} was stopped", path.display())]
+    Stopped {
+        /// The file or folder.
+        path: PathBuf,
     },
 }

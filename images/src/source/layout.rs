@@ -3,10 +3,15 @@
 
 //! OCI's layout (image-spec, image-layout.md): `index.json` names the images, `blobs/sha256` has everything.
 
+use std::collections::BTreeMap;
+
 use oci_spec::image::{Descriptor, ImageIndex};
 
-use super::{Found, Source, SourceError};
+use super::{Contents, Found, Source, SourceError};
 use crate::Digest;
+use crate::registry::media;
+
+const INDEX: &str = "index.json";
 
 /// What containerd and docker call an image in full.
 const FULL_NAME: &str = "io.containerd.image.name";
@@ -18,56 +23,69 @@ pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// The images that `index.json` names.
-pub(super) fn images(source: &Source) -> Result<Vec<Found>, SourceError> {
-    let index: ImageIndex = source.json("index.json")?;
+/// The images that `index.json` names. Their documents are not read: there may be many.
+pub(super) fn contents(source: &Source) -> Result<Contents, SourceError> {
+    let bytes = source.list(INDEX)?;
+    let index: ImageIndex = source.parse(INDEX, &bytes)?;
     let entries = index.manifests();
+    source.allow(entries.len())?;
     if entries.len() > 1 && entries.iter().all(|entry| name(entry).is_none()) {
-        // One image for several platforms, without an index of its own.
-        let document = source.read(
-            source.file("index.json")?,
-            "index.json",
-            source.limits.manifest_bytes,
-        )?;
-        return Ok(vec![Found {
-            names: Vec::new(),
-            document,
-            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
-        }]);
+        return Ok(whole(Digest::of(&bytes)));
     }
     let mut images: Vec<Found> = Vec::new();
+    let mut known = BTreeMap::new();
     for entry in entries {
-        let malformed = |text: String| SourceError::Json {
-            path: source.path.clone(),
-            name: "index.json".to_owned(),
-            source: serde::de::Error::custom(text),
-        };
-        let digest: Digest = entry
-            .digest()
-            .to_string()
-            .parse()
-            .map_err(|error: crate::digest::DigestError| malformed(error.to_string()))?;
-        let document = source.document(&digest, source.limits.manifest_bytes)?;
-        if document.len() as u64 != entry.size() {
-            return Err(malformed(format!(
-                "{digest} has {} bytes instead of {}",
-                document.len(),
-                entry.size()
-            )));
-        }
+        let digest = document(source, entry)?;
         let names = name(entry).map(str::to_owned);
-        // The same image under another name.
-        if let Some(found) = images.iter_mut().find(|found| found.document == document) {
-            found.names.extend(names);
-            continue;
+        let at = *known.entry(digest).or_insert(images.len());
+        match images.get_mut(at) {
+            // The same image under another name.
+            Some(found) => found.names.extend(names),
+            None => images.push(Found {
+                names: names.into_iter().collect(),
+                digest,
+                media_type: entry.media_type().to_string(),
+            }),
         }
-        images.push(Found {
-            names: names.into_iter().collect(),
-            document,
-            media_type: entry.media_type().to_string(),
-        });
     }
-    Ok(images)
+    Ok(Contents {
+        images,
+        ..Contents::default()
+    })
+}
+
+/// One image for several platforms, without an index of its own: `index.json` is that.
+fn whole(digest: Digest) -> Contents {
+    Contents {
+        images: vec![Found {
+            names: Vec::new(),
+            digest,
+            media_type: media::OCI_INDEX.to_owned(),
+        }],
+        blobs: BTreeMap::from([(digest, INDEX.to_owned())]),
+        ..Contents::default()
+    }
+}
+
+/// The document of an entry, which is there, and as long as the entry says.
+fn document(source: &Source, entry: &Descriptor) -> Result<Digest, SourceError> {
+    let malformed = |text: String| SourceError::Json {
+        path: source.path.clone(),
+        name: INDEX.to_owned(),
+        source: serde::de::Error::custom(text),
+    };
+    let digest = entry.digest().to_string();
+    let digest: Digest = digest
+        .parse()
+        .map_err(|error: crate::digest::DigestError| malformed(error.to_string()))?;
+    let length = source.blob(&digest)?.len();
+    if length != entry.size() {
+        let size = entry.size();
+        return Err(malformed(format!(
+            "{digest} has {length} bytes instead of {size}"
+        )));
+    }
+    Ok(digest)
 }
 
 fn name(entry: &Descriptor) -> Option<&str> {

@@ -40,10 +40,18 @@ pub struct Source {
     path: PathBuf,
     kind: Kind,
     files: Files,
-    images: Vec<Found>,
-    /// Where docker's blobs are: by the names that its manifest gives them.
-    blobs: BTreeMap<Digest, String>,
+    contents: Contents,
     limits: Limits,
+}
+
+/// What a source turned out to have.
+#[derive(Debug, Default)]
+struct Contents {
+    images: Vec<Found>,
+    /// Files of blobs that are not named by their digests.
+    blobs: BTreeMap<Digest, String>,
+    /// Documents that no file has: they were made of what others say.
+    made: BTreeMap<Digest, Vec<u8>>,
 }
 
 /// What something is.
@@ -64,8 +72,8 @@ pub enum Kind {
 pub struct Found {
     /// What it is called there.
     pub names: Vec<String>,
-    /// Its manifest, or an index of manifests.
-    pub document: Vec<u8>,
+    /// Its manifest, or an index of manifests, for [`Source::document`].
+    pub digest: Digest,
     /// What the document is said to be; empty if that is not said.
     pub media_type: String,
 }
@@ -86,22 +94,28 @@ pub struct Content {
     left: u64,
 }
 
+/// How many images, and names of them, a file or folder may have. Each name is a record of the store in the end, and
+/// those of a whole host are some hundred.
+const MOST_IMAGES: usize = 1000;
+
+/// Whoever asks for something long says so here when it is to end.
+type Stop<'a> = &'a dyn Fn() -> bool;
+
 impl Source {
-    /// Looks what is there. Reads what is needed for that: documents, and the headers of an archive.
+    /// Looks what is there. Reads what is needed for that: lists of images, the headers of an archive, and of docker's
+    /// also configurations and what is compressed. Blocks; `stop` is asked now and then, and ends it.
     ///
     /// # Errors
     ///
     /// It cannot be read, is none of the kinds, or is damaged.
-    pub fn open(path: &Path, limits: &Limits) -> Result<Self, SourceError> {
-        let mut source = Self::of(path, limits)?;
-        match source.kind {
-            Kind::OciLayout | Kind::OciArchive => source.images = layout::images(&source)?,
-            Kind::DockerArchive => {
-                (source.images, source.blobs) = docker::images(&source)?;
-            }
-            Kind::RootFs => {}
-        }
-        if source.images.is_empty() && source.kind != Kind::RootFs {
+    pub fn open(path: &Path, limits: &Limits, stop: Stop<'_>) -> Result<Self, SourceError> {
+        let mut source = Self::of(path, limits, stop)?;
+        source.contents = match source.kind {
+            Kind::OciLayout | Kind::OciArchive => layout::contents(&source)?,
+            Kind::DockerArchive => docker::contents(&source, stop)?,
+            Kind::RootFs => return Ok(source),
+        };
+        if source.contents.images.is_empty() {
             return Err(SourceError::NoImage {
                 path: path.to_owned(),
             });
@@ -109,7 +123,7 @@ impl Source {
         Ok(source)
     }
 
-    fn of(path: &Path, limits: &Limits) -> Result<Self, SourceError> {
+    fn of(path: &Path, limits: &Limits, stop: Stop<'_>) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Io {
             path: path.to_owned(),
             source,
@@ -135,7 +149,7 @@ impl Source {
             if count == magic.len() && is_compressed(magic) {
                 (Kind::RootFs, Files::One(file))
             } else {
-                let archive = Archive::scan(path, Arc::clone(&file), limits)?;
+                let archive = Archive::scan(path, Arc::clone(&file), limits, stop)?;
                 if archive.has("oci-layout") && archive.has("index.json") {
                     (Kind::OciArchive, Files::Archive(archive))
                 } else if archive.has("manifest.json") {
@@ -149,8 +163,7 @@ impl Source {
             path: path.to_owned(),
             kind,
             files,
-            images: Vec::new(),
-            blobs: BTreeMap::new(),
+            contents: Contents::default(),
             limits: limits.clone(),
         })
     }
@@ -170,7 +183,7 @@ impl Source {
     /// Its images. A root file system has none: one is to be made of it.
     #[must_use]
     pub fn images(&self) -> &[Found] {
-        &self.images
+        &self.contents.images
     }
 
     /// The bytes of a blob, of which nobody knows yet whether they are what the digest says.
@@ -179,7 +192,7 @@ impl Source {
     ///
     /// It is not there.
     pub fn blob(&self, digest: &Digest) -> Result<Content, SourceError> {
-        match self.blobs.get(digest) {
+        match self.contents.blobs.get(digest) {
             Some(name) => self.file(name),
             None => self.file(&layout::blob_name(digest)),
         }
@@ -191,6 +204,9 @@ impl Source {
     ///
     /// It is not there, too long, or something else.
     pub fn document(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, SourceError> {
+        if let Some(made) = self.contents.made.get(digest) {
+            return Ok(made.clone());
+        }
         let bytes = self
             .blob(digest)
             .and_then(|content| self.read(content, &digest.to_string(), limit))?;
@@ -256,13 +272,33 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Reads a JSON file.
-    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, SourceError> {
-        let bytes = self.read(self.file(name)?, name, self.limits.manifest_bytes)?;
-        serde_json::from_slice(&bytes).map_err(|source| SourceError::Json {
+    /// Reads a list of images.
+    fn list(&self, name: &str) -> Result<Vec<u8>, SourceError> {
+        self.read(self.file(name)?, name, self.limits.manifest_bytes)
+    }
+
+    /// Reads JSON from what was in a file of this name.
+    fn parse<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<T, SourceError> {
+        serde_json::from_slice(bytes).map_err(|source| SourceError::Json {
             path: self.path.clone(),
             name: name.to_owned(),
             source,
+        })
+    }
+
+    /// Refuses more images and names than any host has.
+    fn allow(&self, images: usize) -> Result<(), SourceError> {
+        if images <= MOST_IMAGES {
+            return Ok(());
+        }
+        Err(SourceError::TooManyImages {
+            path: self.path.clone(),
+            images,
+            limit: MOST_IMAGES,
         })
     }
 }
@@ -275,6 +311,11 @@ impl Content {
 
     fn part(file: Arc<File>, at: u64, left: u64) -> Self {
         Self { file, at, left }
+    }
+
+    /// Where it is in an archive, and how long: names of the same place are names of the same file.
+    fn place(&self) -> (u64, u64) {
+        (self.at, self.left)
     }
 
     /// How many bytes are still to come.

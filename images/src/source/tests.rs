@@ -12,7 +12,17 @@ use crate::config::host_architecture;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn open(path: &Path) -> Result<Source, SourceError> {
-    Source::open(path, &Limits::default())
+    Source::open(path, &Limits::default(), &|| false)
+}
+
+fn open_within(path: &Path, limits: &Limits) -> Result<Source, SourceError> {
+    Source::open(path, limits, &|| false)
+}
+
+/// The document of the first image, as long as it may be.
+fn document(source: &Source) -> Result<Vec<u8>, SourceError> {
+    let limit = source.limits.manifest_bytes;
+    source.document(&source.images()[0].digest, limit)
 }
 
 fn config(diff_ids: &[Digest]) -> Vec<u8> {
@@ -61,7 +71,7 @@ fn a_layout_is_read_without_following_links() {
     let source = open(&path).unwrap();
     assert_eq!(source.kind(), Kind::OciLayout);
     assert_eq!(source.images()[0].names, ["acme/x:1"]);
-    assert_eq!(source.images()[0].document, b"{}");
+    assert_eq!(document(&source).unwrap(), b"{}");
     assert_eq!(whole(source.blob(&blob).unwrap()), b"content");
 
     let secret = dir.path().join("secret");
@@ -106,14 +116,29 @@ fn documents_are_what_they_are_named_by_and_bounded() {
     assert!(open(path).unwrap().images()[0].names.is_empty());
     let at = path.join("blobs/sha256").join(Digest::of(b"{}").hex());
     fs::write(&at, b"[]").unwrap();
-    assert!(matches!(open(path), Err(SourceError::Mismatch { .. })));
+    assert!(matches!(
+        document(&open(path).unwrap()),
+        Err(SourceError::Mismatch { .. })
+    ));
+    fs::write(&at, b"{} ").unwrap();
+    assert!(matches!(open(path), Err(SourceError::Json { .. })));
     let limits = Limits {
         manifest_bytes: 100,
         ..Limits::default()
     };
     assert!(matches!(
-        Source::open(path, &limits),
+        open_within(path, &limits),
         Err(SourceError::TooLong { limit: 100, .. })
+    ));
+    let limits = Limits {
+        manifest_bytes: 1000,
+        ..Limits::default()
+    };
+    let long = vec![b' '; 1001];
+    layout(path, &long, INDEX, &serde_json::json!({}));
+    assert!(matches!(
+        document(&open_within(path, &limits).unwrap()),
+        Err(SourceError::TooLong { limit: 1000, .. })
     ));
     for bad in [
         "",
@@ -142,7 +167,38 @@ fn an_index_of_unnamed_images_is_one_image() {
     fs::write(dir.path().join("index.json"), index.to_string()).unwrap();
     let source = open(dir.path()).unwrap();
     assert_eq!(source.images().len(), 1);
-    assert_eq!(source.images()[0].document, index.to_string().into_bytes());
+    assert_eq!(document(&source).unwrap(), index.to_string().into_bytes());
+}
+
+#[test]
+fn images_of_a_layout_are_as_many_as_their_digests_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    layout(dir.path(), b"{}", INDEX, &serde_json::json!({}));
+    let (one, other) = (put(dir.path(), b"{\"a\":1}"), put(dir.path(), b"{\"a\":2}"));
+    let opened = |entries: &[(Digest, String)]| {
+        let entry = |(digest, name): &(Digest, String)| {
+            serde_json::json!({
+                "mediaType": INDEX, "digest": digest, "size": 7,
+                "annotations": { "org.opencontainers.image.ref.name": name },
+            })
+        };
+        let entries: Vec<_> = entries.iter().map(entry).collect();
+        let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries });
+        fs::write(dir.path().join("index.json"), index.to_string()).unwrap();
+        open(dir.path())
+    };
+    let named = |digest, name: &str| (digest, name.to_owned());
+    let source = opened(&[named(one, "x:1"), named(other, "x:2"), named(one, "x:3")]).unwrap();
+    let names: Vec<_> = source.images().iter().map(|found| &found.names).collect();
+    assert_eq!(names, [&vec!["x:1", "x:3"], &vec!["x:2"]]);
+    let many: Vec<_> = (0..=MOST_IMAGES)
+        .map(|n| named(one, &format!("x:{n}")))
+        .collect();
+    assert!(matches!(
+        opened(&many),
+        Err(SourceError::TooManyImages { images: 1001, .. })
+    ));
+    assert_eq!(opened(&many[1..]).unwrap().images().len(), 1);
 }
 
 enum Item<'a> {
@@ -222,7 +278,9 @@ fn dockers_archive_is_read_in_place_with_links_within_it() {
     assert_eq!(whole(source.blob(&Digest::of(one)).unwrap()), one);
     assert_eq!(whole(source.blob(&Digest::of(two)).unwrap()), two);
     assert_eq!(whole(source.blob(&Digest::of(&config)).unwrap()), config);
-    let read: serde_json::Value = serde_json::from_slice(&found.document).unwrap();
+    let read = document(&source).unwrap();
+    assert_eq!(Digest::of(&read), found.digest);
+    let read: serde_json::Value = serde_json::from_slice(&read).unwrap();
     assert_eq!(read["layers"][2]["digest"], Digest::of(one).to_string());
     assert_eq!(read["layers"][1]["size"], two.len());
     assert_eq!(open(&path).unwrap().images(), source.images());
@@ -300,6 +358,138 @@ fn dockers_archive_must_fit_its_configuration() {
         Err(SourceError::Missing { .. })
     ));
     assert!(matches!(opened(b"[]"), Err(SourceError::NoImage { .. })));
+}
+
+/// A layer that is compressed: by its first bytes, which is all that is looked at here.
+fn compressed(length: usize) -> Vec<u8> {
+    let mut bytes = vec![7; length];
+    bytes[..4].copy_from_slice(b"\x1f\x8b\x08\x00");
+    bytes
+}
+
+#[test]
+fn a_compressed_layer_is_read_once_whoever_names_it() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("saved");
+    // Some chunks, so that the reads can be told from all else that is asked about.
+    let layer = compressed(8 << 20);
+    let config = config(&[Digest::of(b"x")]);
+    let saved = |images: usize| {
+        let names = ["l.tar", "link.tar", "hard.tar"].iter().cycle();
+        let images: Vec<_> = names
+            .take(images)
+            .map(|name| serde_json::json!({ "Config": "c.json", "Layers": [name] }))
+            .collect();
+        let manifest = serde_json::Value::from(images).to_string();
+        archive(
+            &path,
+            &[
+                Item::File("l.tar", &layer),
+                Item::Symlink("link.tar", "l.tar"),
+                Item::Hardlink("hard.tar", "l.tar"),
+                Item::File("c.json", &config),
+                Item::File("manifest.json", manifest.as_bytes()),
+            ],
+        );
+        let asked = AtomicUsize::new(0);
+        let stop = || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        let source = Source::open(&path, &Limits::default(), &stop).unwrap();
+        let blob = source.blob(&Digest::of(&layer)).unwrap();
+        assert_eq!(blob.len(), layer.len() as u64);
+        asked.into_inner()
+    };
+    let (one, ten) = (saved(1), saved(10));
+    assert!(one > 32 && ten - one < 32, "{one} and {ten}");
+
+    let limits = Limits {
+        blob_bytes: 1 << 20,
+        ..Limits::default()
+    };
+    assert!(matches!(
+        open_within(&path, &limits),
+        Err(SourceError::TooLong { name, limit: 0x10_0000, .. }) if name == "l.tar"
+    ));
+    // Nobody waits any more: while it is looked through, and while a layer is read.
+    for (asked_before, read) in [(0, "headers"), (20, "a layer")] {
+        let asked = AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) >= asked_before;
+        let error = Source::open(&path, &Limits::default(), &stop).unwrap_err();
+        assert!(
+            matches!(error, SourceError::Stopped { .. }),
+            "{read}: {error}"
+        );
+        assert_eq!(asked.into_inner(), asked_before + 1, "{read}");
+    }
+}
+
+#[test]
+fn images_of_dockers_archive_are_bounded_with_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("saved");
+    let config = config(&[]);
+    let opened = |images: Vec<serde_json::Value>| {
+        let manifest = serde_json::Value::from(images).to_string();
+        archive(
+            &path,
+            &[
+                Item::File("c.json", &config),
+                Item::File("manifest.json", manifest.as_bytes()),
+            ],
+        );
+        open(&path)
+    };
+    let image = |tags: usize| {
+        let tags: Vec<_> = (0..tags).map(|n| format!("x:{n}")).collect();
+        serde_json::json!({ "Config": "c.json", "RepoTags": tags, "Layers": [] })
+    };
+    let source = opened(vec![image(MOST_IMAGES)]).unwrap();
+    assert_eq!(source.images()[0].names.len(), MOST_IMAGES);
+    for many in [
+        vec![image(0); MOST_IMAGES + 1],
+        vec![image(MOST_IMAGES), image(0)],
+    ] {
+        assert!(matches!(
+            opened(many),
+            Err(SourceError::TooManyImages { images: 1001, .. })
+        ));
+    }
+}
+
+#[test]
+fn names_and_links_that_are_too_long_are_nothing_of_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("saved");
+    let config = config(&[Digest::of(b"x")]);
+    let longest = "n".repeat(4096);
+    let opened = |name: &str, target: &str| {
+        let manifest = docker("c.json", &[name]);
+        archive(
+            &path,
+            &[
+                Item::File("c.json", &config),
+                Item::File(&longest, b"x"),
+                Item::File(&format!("{longest}n"), b"x"),
+                Item::File("x", b"x"),
+                Item::Symlink("link", target),
+                Item::File("manifest.json", &manifest),
+            ],
+        );
+        open(&path).map(drop)
+    };
+    opened(&longest, "x").unwrap();
+    assert!(matches!(
+        opened(&format!("{longest}n"), "x"),
+        Err(SourceError::Missing { .. })
+    ));
+    opened("link", "n/../x").unwrap();
+    assert!(matches!(
+        opened("link", &format!("{}x", "n/../".repeat(820))),
+        Err(SourceError::Link { name, .. }) if name == "link"
+    ));
 }
 
 #[test]
@@ -382,7 +572,7 @@ fn cut_and_broken_archives_are_refused() {
     };
     fs::write(&path, &bytes).unwrap();
     assert!(matches!(
-        Source::open(&path, &limits),
+        open_within(&path, &limits),
         Err(SourceError::TooMany { limit: 1, .. })
     ));
 }
