@@ -13,17 +13,22 @@ mod check;
 mod progress;
 mod show;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::Parser as _;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use waggle_images::{
-    Images, ImagesError, Reference,
+    Image, Images, ImagesError, Reference,
     images::Pull,
     store::{Stop, Stopper},
 };
 
-use crate::settings::{ImageSettings, SettingsError};
+use crate::{
+    service::chain,
+    settings::{ImageSettings, Settings, SettingsError},
+};
+use check::Chosen;
 use progress::Progress;
 
 /// The words of the command.
@@ -89,6 +94,8 @@ pub enum Action {
         json: bool,
     },
     /// Look whether an image has what environments need, and how to mend what is missing
+    ///
+    /// The commands and the agent that the variables of `waggle serve` choose count, too.
     Check {
         /// The image; fetched if it is not here
         reference: Reference,
@@ -129,12 +136,24 @@ pub enum ImageCommandError {
     /// What is imported says not, or not wholly, what it is called.
     #[error("{0} by --name, like --name localhost/tool")]
     Unnamed(String),
+    /// Several images, of which each may have a reason of its own.
+    #[error("{}", all(.0))]
+    Several(Vec<Self>),
+    /// A variable of `waggle serve`.
+    #[error("the variables of `waggle serve`, which say how programs are run: {0}")]
+    Server(String),
     /// Interrupted.
     #[error("stopped; what is whole is kept, so run it again to go on")]
     Stopped,
     /// A thread of ours.
     #[error("the work was lost")]
     Lost(#[from] JoinError),
+}
+
+/// Why each of them failed, in one line.
+fn all(errors: &[ImageCommandError]) -> String {
+    let texts: Vec<_> = errors.iter().map(|error| chain(error)).collect();
+    texts.join("; ")
 }
 
 /// What a command has to say.
@@ -151,6 +170,25 @@ impl Outcome {
         Self {
             text,
             complaint: None,
+        }
+    }
+
+    /// Of several images: what became of those that it went well with is said, whatever became of the others.
+    fn of_each(results: Vec<Result<String, ImageCommandError>>) -> Result<Self, ImageCommandError> {
+        let (mut lines, mut errors) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(line) => lines.push(line),
+                Err(error) => errors.push(error),
+            }
+        }
+        let complaint = (!errors.is_empty()).then_some(ImageCommandError::Several(errors));
+        match complaint {
+            Some(errors) if lines.is_empty() => Err(errors),
+            complaint => Ok(Self {
+                text: lines.join("\n"),
+                complaint: complaint.map(|errors| errors.to_string()),
+            }),
         }
     }
 }
@@ -183,48 +221,79 @@ async fn act(
 ) -> Result<Outcome, ImageCommandError> {
     match action {
         Action::Pull { references } => pull(&images, &references).await,
-        Action::Import { path, name } => {
-            let progress = Progress::new(&path.display().to_string());
-            let imported = images
-                .import(&path, name.as_ref(), &progress.report())
-                .await;
-            progress.end();
-            let imported = imported.map_err(|error| match error {
-                ImagesError::Unnamed { .. } => ImageCommandError::Unnamed(error.to_string()),
-                error => error.into(),
-            });
-            Ok(Outcome::good(show::named(&imported?)))
-        }
+        Action::Import { path, name } => import(&images, &path, name.as_ref()).await,
         Action::Push {
             reference,
             destination,
-        } => {
-            let to = destination.unwrap_or_else(|| reference.clone());
-            if to.is_local() {
-                return Err(ImageCommandError::NoDestination(to));
-            }
-            let progress = Progress::new(&to.to_string());
-            let pushed = images.push(&reference, &to, &progress.report()).await;
-            progress.end();
-            Ok(Outcome::good(format!("{to} {}", pushed?)))
-        }
+        } => push(&images, &reference, destination.as_ref()).await,
         Action::Check { reference, json } => check(images, &reference, json, stopper.stop()).await,
-        action => tokio::task::spawn_blocking(move || local(action, &images)).await?,
+        Action::Ls { json } => blocking(move || list(&images, json)).await,
+        Action::Rm { references } => blocking(move || remove(&images, &references)).await,
+        Action::Prune { all, json } => blocking(move || prune(&images, all, json)).await,
+        Action::Inspect { reference, json } => {
+            blocking(move || inspect(&images, &reference, json)).await
+        }
+        Action::Verify { mend } => blocking(move || verify(&images, mend)).await,
     }
 }
 
+/// What takes no registry waits for disks alone.
+async fn blocking(
+    work: impl FnOnce() -> Result<Outcome, ImageCommandError> + Send + 'static,
+) -> Result<Outcome, ImageCommandError> {
+    tokio::task::spawn_blocking(work).await?
+}
+
 async fn pull(images: &Images, references: &[Reference]) -> Result<Outcome, ImageCommandError> {
-    let mut lines = Vec::new();
+    let mut results = Vec::new();
     for reference in references {
         // Not of a registry: whether it is here.
-        let progress = Progress::new(&reference.to_string());
-        let image = images
-            .ensure(reference, Pull::Always, &progress.report())
-            .await;
-        progress.end();
-        lines.push(format!("{reference} {}", image?.manifest));
+        let image = ensure(images, reference, Pull::Always).await;
+        results.push(image.map(|image| format!("{reference} {}", image.manifest)));
     }
-    Ok(Outcome::good(lines.join("\n")))
+    Outcome::of_each(results)
+}
+
+/// The image, with progress while it is fetched.
+async fn ensure(
+    images: &Images,
+    reference: &Reference,
+    pull: Pull,
+) -> Result<Image, ImageCommandError> {
+    let progress = Progress::new(&reference.to_string());
+    let image = images.ensure(reference, pull, &progress.report()).await;
+    progress.end();
+    Ok(image?)
+}
+
+async fn import(
+    images: &Images,
+    path: &Path,
+    name: Option<&Reference>,
+) -> Result<Outcome, ImageCommandError> {
+    let progress = Progress::new(&path.display().to_string());
+    let imported = images.import(path, name, &progress.report()).await;
+    progress.end();
+    let imported = imported.map_err(|error| match error {
+        ImagesError::Unnamed { .. } => ImageCommandError::Unnamed(error.to_string()),
+        error => error.into(),
+    });
+    Ok(Outcome::good(show::named(&imported?)))
+}
+
+async fn push(
+    images: &Images,
+    reference: &Reference,
+    destination: Option<&Reference>,
+) -> Result<Outcome, ImageCommandError> {
+    let to = destination.unwrap_or(reference);
+    if to.is_local() {
+        return Err(ImageCommandError::NoDestination(to.clone()));
+    }
+    let progress = Progress::new(&to.to_string());
+    let pushed = images.push(reference, to, &progress.report()).await;
+    progress.end();
+    Ok(Outcome::good(format!("{to} {}", pushed?)))
 }
 
 async fn check(
@@ -233,15 +302,11 @@ async fn check(
     json: bool,
     stop: Stop,
 ) -> Result<Outcome, ImageCommandError> {
-    let progress = Progress::new(&reference.to_string());
-    let image = images
-        .ensure(reference, Pull::Missing, &progress.report())
-        .await;
-    progress.end();
-    let image = image?;
-    tokio::task::spawn_blocking(move || {
+    let chosen = chosen()?;
+    let image = ensure(&images, reference, Pull::Missing).await?;
+    blocking(move || {
         let tree = images.tree(&image, &stop)?;
-        let checked = check::check(&tree, &image.config);
+        let checked = check::check(&tree, &image.config, &chosen);
         let text = if json {
             serde_json::to_string_pretty(&checked)?
         } else {
@@ -253,49 +318,68 @@ async fn check(
                 .then(|| format!("{} lacks something that environments need", image.reference)),
         })
     })
-    .await?
+    .await
 }
 
-/// What takes no registry. Blocks.
-fn local(action: Action, images: &Images) -> Result<Outcome, ImageCommandError> {
-    let text = match action {
-        Action::Ls { json: true } => serde_json::to_string_pretty(&show::listed(&images.list()?))?,
-        Action::Ls { json: false } => show::table(&images.list()?),
-        Action::Rm { references } => {
-            let mut lines = Vec::new();
-            for reference in &references {
-                let removed = images.remove(reference)?;
-                lines.push(show::removed(reference, &removed));
-            }
-            lines.join("\n")
+/// What the owner of a server on this host chose, by the variables that it is started with.
+fn chosen() -> Result<Chosen, ImageCommandError> {
+    #[derive(clap::Parser)]
+    struct Server {
+        #[command(flatten)]
+        settings: Settings,
+    }
+    match Server::try_parse_from(["waggle"]) {
+        Ok(server) => Ok(Chosen::of(&server.settings)),
+        Err(error) => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            Err(ImageCommandError::Server(line.to_owned()))
         }
-        Action::Prune { all, json } => {
-            let pruned = images.prune(all)?;
-            match json {
-                true => serde_json::to_string_pretty(&show::pruned_json(&pruned))?,
-                false => show::pruned(&pruned),
-            }
-        }
-        Action::Inspect { reference, json } => {
-            let inspection = images.inspect(&reference)?;
-            match json {
-                true => serde_json::to_string_pretty(&show::inspected_json(&inspection))?,
-                false => show::inspected(&inspection),
-            }
-        }
-        Action::Verify { mend } => {
-            let verified = images.verify(mend)?;
-            return Ok(Outcome {
-                text: show::verified(&verified, mend),
-                complaint: (!verified.damage.is_empty())
-                    .then(|| "something in the image cache is damaged".to_owned()),
-            });
-        }
-        // Those that wait for something are done elsewhere.
-        Action::Pull { .. }
-        | Action::Import { .. }
-        | Action::Push { .. }
-        | Action::Check { .. } => String::new(),
-    };
-    Ok(Outcome::good(text))
+    }
+}
+
+fn list(images: &Images, json: bool) -> Result<Outcome, ImageCommandError> {
+    let images = images.list()?;
+    Ok(Outcome::good(match json {
+        true => serde_json::to_string_pretty(&show::listed(&images))?,
+        false => show::table(&images),
+    }))
+}
+
+fn remove(images: &Images, references: &[Reference]) -> Result<Outcome, ImageCommandError> {
+    let results = references.iter().map(|reference| {
+        let removed = images.remove(reference)?;
+        Ok(show::removed(reference, &removed))
+    });
+    Outcome::of_each(results.collect())
+}
+
+fn prune(images: &Images, all: bool, json: bool) -> Result<Outcome, ImageCommandError> {
+    let pruned = images.prune(all)?;
+    Ok(Outcome::good(match json {
+        true => serde_json::to_string_pretty(&show::pruned_json(&pruned))?,
+        false => show::pruned(&pruned),
+    }))
+}
+
+fn inspect(
+    images: &Images,
+    reference: &Reference,
+    json: bool,
+) -> Result<Outcome, ImageCommandError> {
+    let inspection = images.inspect(reference)?;
+    Ok(Outcome::good(match json {
+        true => serde_json::to_string_pretty(&show::inspected_json(&inspection))?,
+        false => show::inspected(&inspection),
+    }))
+}
+
+fn verify(images: &Images, mend: bool) -> Result<Outcome, ImageCommandError> {
+    let verified = images.verify(mend)?;
+    let is_damaged = !verified.damage.is_empty() && !mend;
+    Ok(Outcome {
+        text: show::verified(&verified, mend),
+        complaint: is_damaged.then(|| "something in the image cache is damaged".to_owned()),
+    })
 }

@@ -33,8 +33,8 @@ impl Progress {
     pub(super) fn new(what: &str) -> Self {
         let shown = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_prefix(what.to_owned());
-            Shown::Bar(bar)
+            // Unlike `set_prefix`, this draws nothing yet.
+            Shown::Bar(bar.with_prefix(what.to_owned()))
         } else {
             Shown::Lines {
                 what: what.to_owned(),
@@ -71,9 +71,11 @@ impl Shown {
         match self {
             Self::Bar(bar) => {
                 bar.set_style(style(at));
-                bar.set_length(at.total);
-                bar.set_position(at.done);
-                bar.set_message(words(at.stage));
+                // All at once: each setter draws what the others did not set yet.
+                bar.update(|state| {
+                    state.set_len(at.total);
+                    state.set_pos(at.done);
+                });
             }
             Self::Lines { what, told } => {
                 let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,15 +114,21 @@ fn line(what: &str, at: At) -> String {
 }
 
 fn style(at: At) -> ProgressStyle {
-    let template = match (at.stage, at.total) {
-        (_, 0) => "{prefix} {spinner} {msg}",
-        (Stage::Download | Stage::Push, _) => {
-            "{prefix} {msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}"
-        }
-        _ => "{prefix} {msg} {wide_bar} {pos}/{len}",
-    };
     // A template of ours is well-formed; a plain bar if it were not.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template(&template(at)).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn template(at: At) -> String {
+    let stage = words(at.stage);
+    match (at.stage, at.total) {
+        (_, 0) => format!("{{prefix}} {{spinner}} {stage}"),
+        (Stage::Download | Stage::Push, _) => {
+            format!(
+                "{{prefix}} {stage} {{wide_bar}} {{binary_bytes}}/{{binary_total_bytes}} {{eta}}"
+            )
+        }
+        _ => format!("{{prefix}} {stage} {{wide_bar}} {{pos}}/{{len}}"),
+    }
 }
 
 #[cfg(test)]
@@ -142,15 +150,14 @@ mod tests {
 
     #[test]
     fn every_template_is_well_formed() {
-        for template in [(Stage::Root, 0), (Stage::Push, 1), (Stage::Convert, 1)] {
-            let (stage, total) = template;
-            let style = style(At {
+        for (stage, total) in [(Stage::Root, 0), (Stage::Push, 1), (Stage::Convert, 1)] {
+            let at = At {
                 stage,
                 done: 0,
                 total,
-            });
-            let bar = ProgressBar::hidden();
-            bar.set_style(style);
+            };
+            let style = ProgressStyle::with_template(&template(at));
+            assert!(style.is_ok(), "{}", template(at));
         }
     }
 }

@@ -198,7 +198,7 @@ pub(super) fn verified(verified: &Verified, mend: bool) -> String {
         text = format!("looked at {blobs} blobs, {layers} layers and {roots} roots");
     }
     if *unproven > 0 {
-        let _ = write!(text, "; {unproven} layers have no blob to be compared with");
+        let _ = write!(text, "; {unproven} could not be made once more to compare");
     }
     for each in damage {
         let (what, digest) = match each {
@@ -210,7 +210,7 @@ pub(super) fn verified(verified: &Verified, mend: bool) -> String {
     }
     if !damage.is_empty() {
         text.push_str(match mend {
-            true => "\ntaken away: the next use of the images makes or fetches it again",
+            true => "\ntaken away: the next use of the images makes or fetches it again, or says which to import again",
             false => "\n`waggle image verify --mend` takes it away, so that the next use makes or fetches it again",
         });
     }
@@ -264,18 +264,14 @@ pub(super) fn inspected_json(inspection: &Inspection) -> Inspected<'_> {
         .env
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));
-    let layer = |layer: &waggle_images::images::LayerSummary| (layer.digest, layer.diff_id);
-    let json = layers.iter().map(|each| {
-        let (digest, diff_id) = layer(each);
-        LayerJson {
-            digest: digest.to_string(),
-            diff_id: diff_id.to_string(),
-            media_type: &each.media_type,
-            size: each.size,
-            bytes: each.bytes,
-            entries: each.entries,
-            blob_kept: each.kept,
-        }
+    let layers = layers.iter().map(|layer| LayerJson {
+        digest: layer.digest.to_string(),
+        diff_id: layer.diff_id.to_string(),
+        media_type: &layer.media_type,
+        size: layer.size,
+        bytes: layer.bytes,
+        entries: layer.entries,
+        blob_kept: layer.kept,
     });
     Inspected {
         image: one(summary),
@@ -290,7 +286,7 @@ pub(super) fn inspected_json(inspection: &Inspection) -> Inspected<'_> {
         entrypoint: &config.entrypoint,
         cmd: &config.cmd,
         labels: &config.labels,
-        layers: json.collect(),
+        layers: layers.collect(),
         notes: &config.notes,
     }
 }
