@@ -55,6 +55,14 @@ pub(crate) async fn creates(host: &Host) -> anyhow::Result<Creates> {
     }
     let grown = kib_on_disk(&images)?.saturating_sub(first_image_kib);
     server.stop(Signal::SIGTERM).await;
+    ensure!(
+        grown == 0,
+        "creating environments copied {grown} KiB of an image"
+    );
+    ensure!(
+        hundredth_kib <= 2 * second_kib,
+        "the hundredth environment takes {hundredth_kib} KiB, the second {second_kib}"
+    );
     Ok(Creates {
         rows: [second, hundredth],
         sizes: [
