@@ -54,11 +54,12 @@ missing_test_packages() {
     need skopeo skopeo
     need umoci umoci
     need buildah buildah
+    need qemu-img qemu-utils
     need htpasswd apache2-utils
     need openssl openssl
 }
 
-# Never fails: where one of them is not to be had, its tests say that they were skipped.
+# Never fails: where one of them is not to be had, its tests say that they were skipped, or fail where CI is set.
 install_test_packages() {
     if [ "$(id -u)" -ne 0 ] && ! have sudo; then
         echo "neither root nor sudo: nothing is installed"

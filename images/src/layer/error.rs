@@ -45,7 +45,7 @@ pub enum LayerError {
         name: &'static str,
     },
     /// The compressed stream is damaged, or something else follows it, or it needs more memory than it may have.
-    #[error("the layer's {compression} stream cannot be uncompressed: pull the image again")]
+    #[error("the layer's {compression} stream cannot be uncompressed: fetch the image again")]
     Corrupt {
         /// How it is compressed.
         compression: Compression,
@@ -53,14 +53,14 @@ pub enum LayerError {
         source: io::Error,
     },
     /// The compressed stream ends too early.
-    #[error("the layer's {compression} stream is cut: pull the image again")]
+    #[error("the layer's {compression} stream is cut: fetch the image again")]
     Cut {
         /// How it is compressed.
         compression: Compression,
     },
     /// The archive ends in the middle of something.
     #[error(
-        "the layer ends at byte {at} of its archive, in the middle of {what}: pull the image again"
+        "the layer ends at byte {at} of its archive, in the middle of {what}: fetch the image again"
     )]
     Truncated {
         /// How many bytes of the archive there were.

@@ -12,7 +12,9 @@
     reason = "this whole program is tests, which is where these are allowed"
 )]
 
+mod golden;
 mod model;
+mod reader;
 mod support;
 
 use std::{
@@ -25,9 +27,8 @@ use std::{
 use erofs_rs::{EroFS, backend::SliceImage};
 use model::Model;
 use proptest::prelude::*;
-use support::{
-    Layer, Root, Seen, Snapshot, What, assert_same, by_erofs_rs, by_lookup, fsck, lossy, run,
-};
+use reader::{Seen, Snapshot, What, by_erofs_rs, lossy};
+use support::{Layer, Root, assert_same, by_lookup, fsck, run};
 use waggle_images::{
     Limits,
     layer::{BLOCK, Budget, Kind, convert},

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use waggle_images::layer::{BLOCK, Entry, Kind};
 
-use super::support::{Layer, Seen, Snapshot, What};
+use super::reader::{Seen, Snapshot, What};
+use super::support::Layer;
 
 #[derive(Debug, Clone)]
 struct Node {

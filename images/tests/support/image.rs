@@ -65,36 +65,39 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// Runs buildah with a storage in `dir`, of plain folders, so that it needs no mounts. Gives what it says.
+pub(crate) fn buildah(dir: &Path, arguments: &[&str]) -> String {
+    let (root, runroot) = (dir.join("buildah"), dir.join("buildah-run"));
+    let (root, runroot) = (root.display().to_string(), runroot.display().to_string());
+    let mut all = vec![
+        "--root",
+        &root,
+        "--runroot",
+        &runroot,
+        "--storage-driver",
+        "vfs",
+    ];
+    all.extend(arguments);
+    let said = run(dir, "buildah", &all).stdout;
+    String::from_utf8_lossy(&said).trim().to_owned()
+}
+
 /// Makes an index of images that are in a registry, by buildah, and puts it there as `name`.
 pub(crate) fn index(registry: &Registry, name: &str, images: &[&str]) {
     let dir = registry.dir.path();
     let flags = registry.flags("");
-    let buildah = |arguments: &[&str]| {
-        let (root, runroot) = (dir.join("buildah"), dir.join("buildah-run"));
-        let (root, runroot) = (root.display().to_string(), runroot.display().to_string());
-        let mut all = vec![
-            "--root",
-            &root,
-            "--runroot",
-            &runroot,
-            "--storage-driver",
-            "vfs",
-        ];
-        all.extend(arguments);
-        run(dir, "buildah", &all);
-    };
     let list = name.replace(['/', ':'], "-");
-    buildah(&["manifest", "create", &list]);
+    buildah(dir, &["manifest", "create", &list]);
     for image in images {
         let mut arguments = vec!["manifest", "add"];
         arguments.extend(flags.iter().map(String::as_str));
         let source = registry.skopeo(image);
         arguments.extend([list.as_str(), source.as_str()]);
-        buildah(&arguments);
+        buildah(dir, &arguments);
     }
     let mut arguments = vec!["manifest", "push", "--all"];
     arguments.extend(flags.iter().map(String::as_str));
     let target = registry.skopeo(name);
     arguments.extend([list.as_str(), target.as_str()]);
-    buildah(&arguments);
+    buildah(dir, &arguments);
 }
