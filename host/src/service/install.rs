@@ -8,6 +8,7 @@
 //! seconds more. In one environment one call installs at a
 //! time; others wait, since package managers do not run side by side.
 
+mod npm;
 mod report;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -46,9 +47,6 @@ const LISTS_MAX: u32 = 1000;
 
 /// Most bytes of a manager's output that are searched for what it installed.
 const OUTPUT_READ_MAX: u64 = 4 * 1024 * 1024;
-
-/// Most bytes of an npm package's description of itself that are read.
-const MANIFEST_MAX: u64 = 1024 * 1024;
 
 /// The least time that a step gets, so that it ends as one that took too long and not as none.
 const STEP_MIN: Duration = Duration::from_millis(100);
@@ -116,7 +114,7 @@ impl Service {
         executed.network_refused = lease.live.refused_since(mark);
         // What was installed may be an interpreter, or a package manager.
         lease.live.session.forget_capabilities();
-        let installed = work.installed(&executed, dialect).await;
+        let installed = work.installed(&mut executed, dialect).await;
         let guidance = guidance(&executed, lease.live.failed_since(mark));
         Ok(Installation {
             executed,
@@ -325,13 +323,17 @@ impl Work<'_> {
         Ok(updated)
     }
 
-    /// What was installed, as far as the manager tells.
-    async fn installed(&self, executed: &Executed, dialect: Dialect) -> Vec<Package> {
+    /// What was installed, as far as the manager tells. Its output says so if that is not all.
+    async fn installed(&self, executed: &mut Executed, dialect: Dialect) -> Vec<Package> {
         if dialect == Dialect::Npm {
-            if !succeeded(executed) || !report::npm_changed(&executed.stdout) {
+            if !succeeded(executed) || !npm::changed(&executed.stdout) {
                 return Vec::new();
             }
-            return self.npm_installed().await;
+            let (installed, whole) = self.npm_installed().await;
+            if !whole {
+                executed.stdout.push_str(npm::NOT_ALL);
+            }
+            return installed;
         }
         let log = executed.end.stdout_log.as_ref();
         let whole = match log.filter(|_| executed.left_out > 0) {
@@ -340,27 +342,6 @@ impl Work<'_> {
         };
         let whole = whole.map(|bytes| lossy(&bytes));
         report::installed(dialect, whole.as_deref().unwrap_or(&executed.stdout))
-    }
-
-    /// The versions of what was asked for. npm itself could be asked, but takes long to start.
-    async fn npm_installed(&self) -> Vec<Package> {
-        let Some(modules) = self.lease.live.network.npm_modules() else {
-            return Vec::new();
-        };
-        let mut all = Vec::new();
-        for word in self.names {
-            let path = format!("{modules}/{}/package.json", report::npm_name(&lossy(word)));
-            match self.read(&path, MANIFEST_MAX).await {
-                Ok(json) => all.extend(report::npm_package(&json)),
-                Err(LinkError::Failed(_)) => {}
-                // The others would have to be waited for as well.
-                Err(error) => {
-                    tracing::debug!(%error, "not all of the installed versions could be read");
-                    break;
-                }
-            }
-        }
-        all
     }
 
     /// The first bytes of a file. If it cannot be read, the packages are installed all the same.
@@ -466,7 +447,7 @@ fn guidance(executed: &Executed, failed: Option<(String, String)>) -> Option<Str
                 _ if words == Trouble::DiskFull => (words, String::new()),
                 (Some(denial), _) => (Trouble::Refused, format!("{denial}; ")),
                 (None, Some((_, why))) if words.may_be_unreachable() => {
-                    (Trouble::Unreachable, format!("{why}; "))
+                    (Trouble::of_failure(&why), format!("{why}; "))
                 }
                 _ => (words, String::new()),
             };

@@ -8,8 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use crate::resolve::Dialect;
 
 /// Most packages in a report, and bytes of a name or version: with them a report fits into a result.
@@ -33,13 +31,14 @@ pub(super) fn installed(dialect: Dialect, output: &str) -> Vec<Package> {
         Dialect::Apk => output.lines().filter_map(apk).collect(),
         Dialect::Dnf => dnf(output).collect(),
         Dialect::Zypper => output.lines().filter_map(zypper).collect(),
-        // npm tells numbers alone: see `npm_package`.
+        // npm tells numbers alone: see `npm`.
         Dialect::Npm | Dialect::Unknown => Vec::new(),
     };
     bounded(found.into_iter())
 }
 
-fn bounded<'a>(found: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Package> {
+/// Those of them whose name and version are short enough to be any; each once.
+pub(super) fn bounded<'a>(found: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Package> {
     let short = |word: &str| (1..=WORD_MAX).contains(&word.len());
     let found = found.filter(|(name, version)| short(name) && short(version));
     // The last word on a package counts.
@@ -107,32 +106,6 @@ fn rpm(word: &str) -> Option<(&str, &str)> {
     let (front, _) = word.rsplit_once('-')?;
     let (name, _) = front.rsplit_once('-')?;
     Some((name, word.get(name.len() + 1..)?))
-}
-
-/// Whether npm says that it changed anything.
-pub(super) fn npm_changed(output: &str) -> bool {
-    ["added ", "changed ", "+ "]
-        .iter()
-        .any(|start| output.lines().any(|line| line.starts_with(start)))
-}
-
-/// The package whose `package.json` this is.
-pub(super) fn npm_package(json: &[u8]) -> Option<Package> {
-    #[derive(Deserialize)]
-    struct Manifest {
-        name: String,
-        version: String,
-    }
-    let Manifest { name, version } = serde_json::from_slice(json).ok()?;
-    bounded([(name.as_str(), version.as_str())].into_iter()).pop()
-}
-
-/// `@types/node` of `@types/node@20`.
-pub(super) fn npm_name(word: &str) -> &str {
-    match word.rfind('@') {
-        None | Some(0) => word,
-        Some(at) => word.get(..at).unwrap_or(word),
-    }
 }
 
 /// Whether pip says that the operating system manages its environment (PEP 668).
@@ -217,6 +190,8 @@ impl Trouble {
                     "UNABLE_TO_GET_ISSUER_CERT",
                     "UNABLE_TO_VERIFY_LEAF",
                     "certificate is NOT trusted",
+                    // The mirror's, of its own request.
+                    "invalid peer certificate",
                 ],
             ),
             (
@@ -310,6 +285,14 @@ impl Trouble {
         matches!(self, Self::NotFound | Self::Unreachable | Self::Other)
     }
 
+    /// What it is if something could not be reached, and that is why.
+    pub(super) fn of_failure(why: &str) -> Self {
+        match Self::of(why) {
+            Self::Untrusted => Self::Untrusted,
+            _ => Self::Unreachable,
+        }
+    }
+
     /// What to do about it.
     pub(super) fn advice(self) -> &'static str {
         match self {
@@ -391,18 +374,6 @@ mod tests {
     }
 
     #[test]
-    fn npm_is_asked_for_what_was_asked_for() {
-        assert!(npm_changed("\nadded 1 package in 2s\n") && !npm_changed("up to date in 1s\n"));
-        let found = npm_package(br#"{"name":"is-number","version":"7.0.0","main":"x.js"}"#);
-        assert_eq!(
-            found.map(|package| package.version).as_deref(),
-            Some("7.0.0")
-        );
-        assert!(npm_package(b"no JSON").is_none() && npm_package(b"{}").is_none());
-        assert_eq!((npm_name("@a/b"), npm_name("a@1")), ("@a/b", "a"));
-    }
-
-    #[test]
     fn a_flood_stays_within_bounds() {
         let flood = format!("Successfully installed {}", "a-1 ".repeat(10 * REPORT_MAX));
         assert_eq!(report(Dialect::Pip, &flood), ["a 1"]);
@@ -439,6 +410,16 @@ mod tests {
             ("what?", Trouble::Other),
         ] {
             assert_eq!(Trouble::of(output), trouble, "{output}");
+        }
+        for (why, trouble) in [
+            ("nobody listens there", Trouble::Unreachable),
+            ("E404", Trouble::Unreachable),
+            (
+                "client error (Connect): invalid peer certificate: UnknownIssuer",
+                Trouble::Untrusted,
+            ),
+        ] {
+            assert_eq!(Trouble::of_failure(why), trouble, "{why}");
         }
     }
 }
