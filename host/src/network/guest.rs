@@ -475,13 +475,15 @@ fn pip_conf(index: Option<&str>, store: &str) -> Bytes {
     .into()
 }
 
+/// Its own pauses between tries, of ten seconds and a minute, are for networks that come back: whoever waits for a refusal
+/// or a registry that is down is told sooner.
 fn npm_conf(registry: Option<&str>) -> Bytes {
     let proxy = proxy_url();
     let registry = registry.map_or_else(String::new, |url| format!("registry={url}\n"));
     format!(
         "; Written by Waggle. The user's and the project's .npmrc go before it.\n\
          {registry}proxy={proxy}\nhttps-proxy={proxy}\nnoproxy={NO_PROXY}\n\
-         fetch-retries=2\nfetch-timeout=60000\n"
+         fetch-retries=2\nfetch-retry-mintimeout=1000\nfetch-retry-maxtimeout=10000\nfetch-timeout=60000\n"
     )
     .into()
 }

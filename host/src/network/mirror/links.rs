@@ -144,7 +144,10 @@ impl Links {
         let query = uri
             .query()
             .map_or(String::new(), |query| format!("?{query}"));
-        let url = Url::parse(&format!("{scheme}://{rest}{query}")).ok()?;
+        let (host, rest) = rest.split_once('/')?;
+        // pip quotes the colon before a port.
+        let host = host.replace("%3A", ":");
+        let url = Url::parse(&format!("{scheme}://{host}/{rest}{query}")).ok()?;
         if !self.is_known(side, &url) {
             return None;
         }
@@ -201,6 +204,7 @@ pub(super) mod tests {
         let registries = [
             "pip=https://index.example/simple/",
             "pip-files=https://files.example/",
+            "pip-files=https://ports.example:8443/",
             "npm=https://npm.example/",
             "apt=http://deb.example/debian/",
         ];
@@ -216,6 +220,7 @@ pub(super) mod tests {
         for address in [
             "https://files.example/packages/a%20b/six-1.0.tar.gz",
             "https://index.example/files/six-1.0.tar.gz?token=a/b",
+            "https://ports.example:8443/six-1.0.tar.gz",
         ] {
             let url = Url::parse(address).expect("a URL");
             for (digest, metadata) in [
@@ -224,9 +229,14 @@ pub(super) mod tests {
                 (Some(&digest), Some(&metadata)),
             ] {
                 let link = links.file(Side::Pip, &url, digest, metadata);
-                let uri: Uri = link.expect("a registry's").parse().expect("a URI");
-                let linked = links.linked(Side::Pip, &uri).expect("a file");
-                assert_eq!((linked.url, linked.digest.as_ref()), (url.clone(), digest));
+                let link = link.expect("a registry's");
+                // Both as it is and as pip writes it.
+                let quoted = link.replace("example:", "example%3A");
+                for link in [link, quoted] {
+                    let uri: Uri = link.parse().expect("a URI");
+                    let linked = links.linked(Side::Pip, &uri).expect("a file");
+                    assert_eq!((linked.url, linked.digest.as_ref()), (url.clone(), digest));
+                }
             }
         }
     }
