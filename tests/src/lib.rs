@@ -19,6 +19,7 @@ pub mod client;
 pub mod fixture;
 pub mod http;
 pub mod image_registry;
+pub mod package_registry;
 pub mod permits;
 pub mod poll;
 pub mod processes;
@@ -30,6 +31,7 @@ pub mod settings;
 
 pub use client::{Call, Client, Sdk, ToolResult};
 pub use fixture::Fixture;
+pub use package_registry::PackageRegistry;
 pub use permits::machines;
 pub use scene::Scene;
 pub use server::{Server, Settings};

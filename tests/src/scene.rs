@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
+use crate::http::Connection;
 use crate::poll::PATIENCE;
 use crate::{Client, Sdk, Server, Settings, ToolResult, settings};
 
@@ -87,6 +88,17 @@ impl Scene {
             .output();
         let output = timeout(PATIENCE, output).await;
         output.expect("it ends").expect("it starts")
+    }
+
+    /// What an environment asked of the network, as the server's route tells it.
+    pub async fn network(&self, environment: &str) -> Value {
+        let mut http = Connection::open(self.server.authority())
+            .await
+            .expect("a connection");
+        let path = format!("/environments/{environment}/network");
+        let (status, body) = http.get(&path).await.expect("an answer");
+        assert_eq!(status.as_u16(), 200);
+        serde_json::from_slice(&body).expect("JSON")
     }
 
     /// The environments that the server lists.

@@ -45,6 +45,20 @@ impl Settings {
         self
     }
 
+    /// Without this host's own proxy, which would be asked for what a test serves on loopback.
+    #[must_use]
+    pub fn without_proxies(self) -> Self {
+        let proxies = [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ];
+        proxies.into_iter().fold(self, Self::without)
+    }
+
     /// Lets the server find out by itself whether KVM works. Otherwise it is told not to try, unless
     /// the outside said something else: a fresh data folder remembers no earlier answer, and the
     /// question may take long.

@@ -9,15 +9,22 @@
     reason = "JSON gives null for what is absent; anything else that is missing fails the test"
 )]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waggle_tests::{Scene, Settings, http::Connection, machines, poll};
+use waggle_tests::package_registry::make_authority;
+use waggle_tests::{Scene, Settings, machines, poll};
 
 /// How long the client waits: a manager needs its time under emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 async fn install(scene: &Scene, environment: &str, packages: &str) -> Value {
+    install_told(scene, environment, packages).await.0
+}
+
+/// As [`install`], with the texts of the progress that was reported meanwhile.
+async fn install_told(scene: &Scene, environment: &str, packages: &str) -> (Value, Vec<String>) {
     let arguments = json!({"environment_id": environment, "packages": packages});
     let call = scene
         .client
@@ -26,13 +33,8 @@ async fn install(scene: &Scene, environment: &str, packages: &str) -> Value {
     let id = call.id();
     let result = call.answer(PATIENCE).await.expect("a result").done();
     assert_eq!(result["exit_code"], 0, "{result}");
-    let reports = scene.client.progress(id);
-    let staged = reports
-        .iter()
-        .any(|report| report.message.contains("installing"));
-    // What is there already may take less than a second.
-    assert!(staged || reports.len() < 2, "{reports:?}");
-    result
+    let reports = scene.client.progress(id).into_iter();
+    (result, reports.map(|report| report.message).collect())
 }
 
 /// The version of a package that was installed.
@@ -59,6 +61,27 @@ async fn pip_installs_and_says_what() {
     let arguments = json!({"packages": "waggle-no-such-package-0a1b2c"});
     let result = scene.call(&id, "install_packages", arguments).await;
     assert!(result.refused().contains("no such package"));
+    // What is no name is refused before anything runs: what it is, why, and what a valid one looks like.
+    for (packages, named, why) in [
+        (
+            "six --index-url=https://evil.example",
+            r#""--index-url=https://evil.example""#,
+            "options are not allowed",
+        ),
+        (
+            "git+https://evil.example/six",
+            r#""git+https://evil.example/six""#,
+            "URLs are not allowed",
+        ),
+        ("six >= 1.16", r#"">=""#, "without spaces"),
+    ] {
+        let arguments = json!({"packages": packages});
+        let result = scene.call(&id, "install_packages", arguments).await;
+        let text = result.refused();
+        for part in [named, why, "valid form", "pandas[excel]==2.2.*"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
     scene.close().await;
 }
 
@@ -67,10 +90,17 @@ async fn npm_installs_and_says_what() {
     let _permit = machines(1).await;
     let scene = Scene::with(Settings::default().with_registries()).await;
     let id = scene.create("node").await;
-    let result = install(&scene, &id, "is-number@^7").await;
-    assert!(version(&result, "is-number").starts_with("7."), "{result}");
-    let code = "console.log(require('is-number')('7'))";
-    assert_eq!(scene.output(&id, code).await, "true\n");
+    let result = install(&scene, &id, "is-odd@^3 @types/debug@^4").await;
+    let version = |name| version(&result, name).to_owned();
+    assert!(version("is-odd").starts_with("3."), "{result}");
+    assert!(version("@types/debug").starts_with("4."), "{result}");
+    // What they need came along.
+    assert!(version("@types/ms").starts_with("2."), "{result}");
+    let code = "const root = require.resolve('is-odd'); \
+                const version = require(require.resolve('is-number/package.json', {paths: [root]})).version; \
+                console.log(require('is-odd')('7'), version)";
+    let expected = format!("true {}\n", version("is-number"));
+    assert_eq!(scene.output(&id, code).await, expected);
     scene.close().await;
 }
 
@@ -79,7 +109,16 @@ async fn apt_updates_its_lists_and_installs_as_root() {
     let _permit = machines(1).await;
     let scene = Scene::with(Settings::default().with_registries()).await;
     let id = scene.create("shell").await;
-    let result = install(&scene, &id, "hello").await;
+    // Progress is reported once a second: however fast this host is, no stage is over before that.
+    let code = "echo 'APT::Update::Pre-Invoke { \"sleep 2\"; }; DPkg::Pre-Invoke { \"sleep 2\"; };' \
+                > /etc/apt/apt.conf.d/99stages";
+    let arguments = json!({"code": code, "user": "root"});
+    let written = scene.call(&id, "execute", arguments).await.done();
+    assert_eq!(written["exit_code"], 0, "{written}");
+    let (result, told) = install_told(&scene, &id, "hello").await;
+    let stage = |name| told.iter().position(|message| message.contains(name));
+    let (updating, installing) = (stage("s: updating package lists"), stage("s: installing"));
+    assert!(updating.is_some() && updating < installing, "{told:?}");
     let installed = version(&result, "hello").to_owned();
     assert_eq!(scene.output(&id, "hello").await, "Hello, world!\n");
     let code = "dpkg-query -W -f '${Version}' hello";
@@ -131,18 +170,17 @@ async fn a_deadline_and_a_cancellation_kill_the_manager() {
     scene.close().await;
 }
 
-/// Whether the environment got something from the package mirror's cache.
-async fn served_from_cache(scene: &Scene, environment: &str) -> bool {
-    let mut http = Connection::open(scene.server.authority())
-        .await
-        .expect("a connection");
-    let (_, body) = http
-        .get(&format!("/environments/{environment}/network"))
-        .await
-        .expect("an answer");
-    let report: Value = serde_json::from_slice(&body).expect("JSON");
-    let mut records = report["records"].as_array().expect("a list").iter();
-    records.any(|record| record["via"] == "mirror" && record["from_cache"] == true)
+/// By which ways the environment's package manager was let through, and whether anything came from the
+/// mirror's cache.
+async fn ways(scene: &Scene, environment: &str) -> (BTreeSet<String>, bool) {
+    let report = scene.network(environment).await;
+    let records = report["records"].as_array().expect("a list");
+    let allowed = records
+        .iter()
+        .filter(|record| record["decision"] == "allowed");
+    let via = allowed.map(|record| record["via"].as_str().expect("a word").to_owned());
+    let cached = records.iter().any(|record| record["from_cache"] == true);
+    (via.collect(), cached)
 }
 
 /// What one environment has fetched, another gets from the package mirror, also of a later server that
@@ -157,11 +195,11 @@ async fn a_second_installation_needs_no_registry() {
     let mut first = Vec::new();
     let scene = Scene::with(settings.clone()).await;
     let packages = [
-        ("python", "six", "attrs"),
-        ("node", "is-number", "is-odd"),
-        ("shell", "hello", "sl"),
+        ("python", "six", "attrs", "ERROR: "),
+        ("node", "is-number", "is-odd", "npm ERR! code E50"),
+        ("shell", "hello", "sl", "E: Failed to fetch "),
     ];
-    for (runtime, package, _) in packages {
+    for (runtime, package, ..) in packages {
         let id = scene.create(runtime).await;
         first.push(install(&scene, &id, package).await["installed"].clone());
         scene.destroy(&id).await;
@@ -174,19 +212,98 @@ async fn a_second_installation_needs_no_registry() {
         .fold(settings, |settings, name| settings.with(name, nowhere));
     let cut = cut.without("NO_PROXY").without("no_proxy");
     let scene = Scene::with(cut).await;
-    for (index, (runtime, package, other)) in packages.into_iter().enumerate() {
+    for (index, (runtime, package, other, words)) in packages.into_iter().enumerate() {
         let id = scene.create(runtime).await;
         let again = install(&scene, &id, package).await;
         assert_eq!(again["installed"], first[index], "{again}");
-        assert!(served_from_cache(&scene, &id).await, "{runtime}");
+        let (via, cached) = ways(&scene, &id).await;
+        assert!(via.contains("mirror") && cached, "{runtime}: {via:?}");
         // What nobody has fetched cannot be had.
         let result = scene
             .call(&id, "install_packages", json!({"packages": other}))
             .await;
+        // The manager's own words stay beside ours.
+        let own = result.structured["stderr"].as_str().expect("text");
+        assert!(own.contains(words) && own.contains(other), "{own}");
         let text = result.refused();
         assert!(text.contains("could not be reached"), "{text}");
         scene.destroy(&id).await;
     }
+    scene.close().await;
+}
+
+/// Where the owner wants no mirror, the managers go to the registries through the proxy, pip also when it has
+/// none of our variables.
+#[tokio::test]
+async fn without_the_mirror_managers_reach_the_registries_themselves() {
+    let _permit = machines(1).await;
+    let settings = Settings::default()
+        .with_registries()
+        .with("WAGGLE_PACKAGE_MIRROR", "off");
+    let scene = Scene::with(settings).await;
+    for (runtime, package) in [("python", "six"), ("node", "is-number"), ("shell", "hello")] {
+        let id = scene.create(runtime).await;
+        let result = install(&scene, &id, package).await;
+        assert!(!version(&result, package).is_empty());
+        if runtime == "python" {
+            let code = "env -i \"$(command -v pip)\" install -q --no-cache-dir --target bare six && ls bare/six.py";
+            let arguments = json!({"code": code, "language": "shell", "timeout_seconds": 200});
+            let bare = scene.call(&id, "execute", arguments).await.done();
+            assert_eq!(bare["stdout"], "bare/six.py\n", "{bare}");
+        }
+        // By TLS or not, as the registries are: a tunnel, or a plain request.
+        let (via, cached) = ways(&scene, &id).await;
+        let known: BTreeSet<_> = ["connect", "http"].map(str::to_owned).into();
+        let ours = !via.is_empty() && via.is_subset(&known) && !cached;
+        assert!(ours, "{runtime}: {via:?}");
+        scene.destroy(&id).await;
+    }
+    assert!(!scene.server.log().contains("via=mirror"));
+    scene.close().await;
+}
+
+/// An npm that brings more than anybody looks at, and data that is no package.
+const LARGE_NPM: &str = r#"#!/bin/sh
+cd ~/.npm-global/lib/node_modules
+mkdir -p $(seq -f large/node_modules/part-%g 500) large/test/node_modules/data
+describe() { echo "{\"name\": \"$2\", \"version\": \"1.0.$3\"}" > "$1/package.json"; }
+describe large large 0
+describe large/test/node_modules/data data 0
+for n in $(seq 500); do describe large/node_modules/part-$n part-$n $n; done
+echo "added 501 packages in 1s"
+"#;
+
+/// The owner's own command goes before what is found in the image, and is read as what it is.
+#[tokio::test]
+async fn an_owners_command_installs() {
+    let _permit = machines(1).await;
+    let command = "/home/sandbox/venv/bin/pip install --target=/home/sandbox/chosen";
+    let settings = Settings::default()
+        .with_registries()
+        .with("WAGGLE_RUNTIME_PYTHON_INSTALL_COMMAND", command)
+        .with(
+            "WAGGLE_RUNTIME_NODE_INSTALL_COMMAND",
+            "/home/sandbox/bin/npm",
+        );
+    let scene = Scene::with(settings).await;
+    let id = scene.create("python").await;
+    let result = install(&scene, &id, "six").await;
+    let code = "import sys; sys.path = ['/home/sandbox/chosen'] + sys.path; import six; \
+                print(six.__file__, six.__version__, end='')";
+    let expected = format!("/home/sandbox/chosen/six.py {}", version(&result, "six"));
+    assert_eq!(scene.output(&id, code).await, expected);
+
+    // What one call reports has an end, and the result says so.
+    let id = scene.create("node").await;
+    let arguments = json!({"path": "/home/sandbox/bin/npm", "content": LARGE_NPM, "mode": "0755"});
+    scene.call(&id, "write_file", arguments).await.done();
+    let result = install(&scene, &id, "large").await;
+    assert_eq!(version(&result, "large"), "1.0.0");
+    let installed = result["installed"].as_array().expect("a list");
+    assert_eq!(installed.len(), 401);
+    assert!(installed.iter().all(|package| package["name"] != "data"));
+    let told = result["stdout"].as_str().expect("text");
+    assert!(told.contains("npm ls -g --all"), "{told}");
     scene.close().await;
 }
 
@@ -238,25 +355,7 @@ async fn a_guest_is_told_its_way_out() {
 async fn an_authority_of_the_operators_reaches_the_guest() {
     let _permit = machines(1).await;
     let folder = tempfile::TempDir::new().expect("a temporary folder");
-    let (key, bundle) = (folder.path().join("key.pem"), folder.path().join("ca.pem"));
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ])
-        .args(["-subj", "/CN=Waggle test authority", "-days", "2"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&bundle)
-        .output()
-        .expect("openssl runs");
-    assert!(made.status.success(), "{made:?}");
+    let bundle = make_authority(folder.path());
     let pem = std::fs::read_to_string(&bundle).expect("the bundle");
     let line = pem.lines().nth(1).expect("a line of base64").to_owned();
     let scene = Scene::with(Settings::default().with("WAGGLE_CA_BUNDLE", &bundle)).await;

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use waggle_tests::http::Connection;
 use waggle_tests::{Scene, Settings, machines};
 
 /// An address that is nobody's business, and where a cloud's metadata would be.
@@ -52,19 +51,7 @@ async fn scene(allow: &str) -> Scene {
     let settings = Settings::default()
         .with("WAGGLE_NETWORK", "none")
         .with("WAGGLE_NETWORK_ALLOW", allow);
-    // No proxy of this host's takes part.
-    let proxies = [
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-    ];
-    let settings = proxies
-        .into_iter()
-        .fold(settings, |settings, name| settings.without(name));
-    Scene::with(settings).await
+    Scene::with(settings.without_proxies()).await
 }
 
 /// The kinds and targets of what a result says was refused.
@@ -180,15 +167,7 @@ async fn what_is_not_permitted_is_refused_whichever_way_it_is_asked() {
     assert!(refused(&direct).is_empty());
 
     // The audit list tells all of it, by the route and by the command.
-    let mut http = Connection::open(scene.server.authority())
-        .await
-        .expect("a connection");
-    let (status, body) = http
-        .get(&format!("/environments/{id}/network"))
-        .await
-        .expect("an answer");
-    assert_eq!(status.as_u16(), 200);
-    let report: Value = serde_json::from_slice(&body).expect("JSON");
+    let report = scene.network(&id).await;
     assert_eq!(report["policy"], format!("{server}, localhost"));
     let records = report["records"].as_array().expect("a list");
     let count = |decision: &str, via: &str| {
@@ -221,6 +200,22 @@ async fn what_is_not_permitted_is_refused_whichever_way_it_is_asked() {
         text.contains("refused socks   refused.example:80: "),
         "{text}"
     );
+    // And so does the server's log.
+    let log = scene.server.log();
+    let logged = |words: [&str; 3]| {
+        let mut lines = log.lines().filter(|line| line.contains(&id));
+        lines.any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    assert!(logged([
+        "network: allowed",
+        "via=socks",
+        &server.to_string()
+    ]));
+    assert!(logged([
+        "network: refused",
+        "via=socks",
+        "refused.example:80"
+    ]));
     scene.close().await;
 }
 
@@ -263,6 +258,37 @@ async fn an_environment_may_have_less_than_the_server_permits_and_not_more() {
             .contains("create an environment"),
         "{denial}"
     );
+    scene.close().await;
+}
+
+/// What the server permits if its owner says nothing; and a program in the background is told what was
+/// refused since it began, no more.
+#[tokio::test]
+async fn by_default_nothing_but_registries_is_permitted_and_programs_in_the_background_are_told() {
+    let _permit = machines(1).await;
+    let scene = Scene::with(Settings::default().without_proxies()).await;
+    let id = scene.create("shell").await;
+    let curl = |host: &str| format!("curl -sS --max-time 30 https://{host}/");
+    let result = scene.execute(&id, &curl("refused.example")).await;
+    assert_ne!(result["exit_code"], 0, "{result}");
+    assert_eq!(
+        refused(&result),
+        [("not_permitted".to_owned(), "refused.example:443".to_owned())]
+    );
+    let rule = &result["network_refused"][0]["rule"];
+    assert_eq!(*rule, "the server's network policy is packages");
+
+    let arguments = json!({"code": curl("later.example"), "background": true});
+    let started = scene.call(&id, "execute", arguments).await.done();
+    let process = &started["process_id"];
+    let arguments = json!({"action": "wait", "process_id": process, "timeout_seconds": 60});
+    let ended = scene.call(&id, "process", arguments).await.done();
+    assert_eq!(ended["status"], "ended", "{ended}");
+    let later = [("not_permitted".to_owned(), "later.example:443".to_owned())];
+    assert_eq!(refused(&ended), later);
+    let arguments = json!({"action": "read", "process_id": process, "cursor": 0});
+    let read = scene.call(&id, "process", arguments).await.done();
+    assert_eq!(refused(&read), later);
     scene.close().await;
 }
 
@@ -310,14 +336,7 @@ async fn a_flood_from_one_machine_is_not_noticed_by_another() {
     assert_eq!(flood["exit_code"], 0, "{flood}");
     assert!(flood["network_refused"].as_array().expect("a list").len() <= 8);
     // What it asked for is in a list of bounded length, and it works on.
-    let mut http = Connection::open(scene.server.authority())
-        .await
-        .expect("a connection");
-    let (_, body) = http
-        .get(&format!("/environments/{flooder}/network"))
-        .await
-        .expect("an answer");
-    let report: Value = serde_json::from_slice(&body).expect("JSON");
+    let report = scene.network(&flooder).await;
     assert!(report["records"].as_array().expect("a list").len() <= 512);
     assert_eq!(scene.output(&flooder, "print(1)").await, "1\n");
     scene.close().await;
