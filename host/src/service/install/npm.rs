@@ -10,7 +10,7 @@
 //! The guest wrote all of it: bounded, and believed for what it is. What cannot be read is installed all
 //! the same.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
@@ -60,8 +60,8 @@ impl Work<'_> {
         (found.into_iter().collect(), whole.unwrap_or(false))
     }
 
-    /// Adds what was `asked` for first. Whether nothing was left out for its number; an error is one that the next
-    /// question would meet as well.
+    /// Adds what was `asked` for first. Whether nothing was left out for its number or for the time; an error is one
+    /// that the next question would meet as well.
     async fn npm_read(
         &self,
         asked: &[String],
@@ -79,6 +79,10 @@ impl Work<'_> {
         }
         whole &= companions.len() <= COMPANIONS_MAX;
         for path in companions.iter().take(COMPANIONS_MAX) {
+            // Each question may be answered a little after the deadline: together they would go on for half an hour.
+            if Instant::now() >= self.deadline {
+                return Ok(false);
+            }
             found.extend(self.npm_described(path).await?);
         }
         Ok(whole)
